@@ -1,0 +1,166 @@
+//! Node facts: what selection knows of a node.
+//! Never read from a machine here; the agent observes them, the command line is told them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    cuda::{ComputeCapability, CudaVersion},
+    driver::DriverVersion,
+    store_path::System,
+};
+
+/// The market a GPU was sold to, with NVML's numbers (`nvmlBrandType_t`): forward compatibility is bound to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Brand {
+    Quadro = 1,
+    Tesla = 2,
+    Nvs = 3,
+    Grid = 4,
+    GeForce = 5,
+    Titan = 6,
+    VApps = 7,
+    Vpc = 8,
+    Vcs = 9,
+    Vws = 10,
+    CloudGaming = 11,
+    QuadroRtx = 12,
+    NvidiaRtx = 13,
+    Nvidia = 14,
+    GeForceRtx = 15,
+    TitanRtx = 16,
+}
+
+impl Brand {
+    /// Every brand with its name, as the command line takes it.
+    pub const ALL: [(Self, &'static str); 16] = [
+        (Self::Quadro, "quadro"),
+        (Self::Tesla, "tesla"),
+        (Self::Nvs, "nvs"),
+        (Self::Grid, "grid"),
+        (Self::GeForce, "geforce"),
+        (Self::Titan, "titan"),
+        (Self::VApps, "vapps"),
+        (Self::Vpc, "vpc"),
+        (Self::Vcs, "vcs"),
+        (Self::Vws, "vws"),
+        (Self::CloudGaming, "cloud-gaming"),
+        (Self::QuadroRtx, "quadro-rtx"),
+        (Self::NvidiaRtx, "nvidia-rtx"),
+        (Self::Nvidia, "nvidia"),
+        (Self::GeForceRtx, "geforce-rtx"),
+        (Self::TitanRtx, "titan-rtx"),
+    ];
+
+    /// NVML's number.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// From NVML's number; numbers newer than this table (17 and up) are `None`.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .map(|(brand, _)| brand)
+            .find(|brand| u32::from(brand.number()) == number)
+    }
+
+    /// From its name, in any case; `_`, blank and `-` are the same.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let plain = name.trim().to_ascii_lowercase().replace(['_', ' '], "-");
+        Self::ALL
+            .into_iter()
+            .find(|(_, known)| *known == plain)
+            .map(|(brand, _)| brand)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL
+            .into_iter()
+            .find(|(brand, _)| *brand == self)
+            .map_or("unknown", |(_, name)| name)
+    }
+}
+
+impl fmt::Display for Brand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for Brand {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Brand {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_name(&text)
+            .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a GPU brand known to NVML")))
+    }
+}
+
+/// GPUs of one kind in a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gpu {
+    pub compute_capability: ComputeCapability,
+    /// Absent where NVML names a brand that is newer than this software.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brand: Option<Brand>,
+    /// NVML's product name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(default = "one")]
+    pub count: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// What the driver of a node allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriverState {
+    /// No driver at all.
+    Missing,
+    /// Found, but not to be used yet, and why in words (being revalidated, no kernel module, stub library …).
+    NotReady { why: String },
+    /// Kernel module and user-space library differ: every CUDA call would end in 803.
+    Mismatch {
+        kernel: DriverVersion,
+        library: DriverVersion,
+    },
+    /// Usable.
+    Ready { version: DriverVersion, cuda: CudaVersion },
+}
+
+/// All that selection looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    pub driver: DriverState,
+    /// Empty when they are not known: then code is not checked, and selection says so in a warning.
+    pub gpus: Vec<Gpu>,
+    pub system: System,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brands_have_one_name_and_one_number() {
+        for (brand, name) in Brand::ALL {
+            assert_eq!(Brand::from_name(&name.to_uppercase()), Some(brand));
+            assert_eq!(Brand::from_number(brand.number().into()), Some(brand));
+            assert_eq!(brand.name(), name);
+        }
+        assert_eq!(Brand::from_name("GeForce RTX"), Some(Brand::GeForceRtx));
+        assert_eq!(Brand::from_number(17), None);
+    }
+}

@@ -1,0 +1,4 @@
+//! The language of cudaenv: Kubernetes objects, their validated meaning, and the selection of variants.
+//! Never does I/O, never reads a clock, never needs an async runtime.
+
+pub mod domain;

@@ -1,0 +1,37 @@
+# The doors of the project. `make demo` and `make test` need cargo (rustup reads rust-toolchain.toml) and install the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint bench generate clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+prerequisites:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust with rustup (https://rustup.rs)"; exit 1; }
+	@e2e/parts/prerequisites.sh
+
+build: prerequisites ## compile all programs into target/debug
+	cargo build --workspace --bins
+
+demo: build ## CUDA closures of different versions land on nodes with different real drivers
+	target/debug/demo
+
+test: build ## every tier that this machine can run; says what it could not
+	@rm -f target/skipped.txt
+	cargo test --workspace --no-fail-fast
+	@if [ -s target/skipped.txt ]; then echo "skipped:"; sort -u target/skipped.txt; else echo "skipped: nothing"; fi
+
+bench: prerequisites ## ours and real Nix on the same work in one run, as ratios
+	cargo build --release --workspace --bins
+	target/release/bench
+
+lint: ## formatting, clippy with warnings as errors, documentation links
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items -q
+
+generate: ## write the generated files: CRDs, reference
+	cargo run -q -p crds --bin crdgen -- .
+
+clean: ## remove what was built
+	cargo clean

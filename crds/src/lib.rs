@@ -2,3 +2,4 @@
 //! Never does I/O, never reads a clock, never needs an async runtime.
 
 pub mod domain;
+pub mod selection;

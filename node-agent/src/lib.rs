@@ -1,1 +1,9 @@
-//! placeholder
+//! The node side of cudaenv: driver detection, node store, views. See docs/architecture.md for the rooms.
+//! Never executes a program of a pod or of a cache; never decides in `act`, never acts in `plan`.
+
+pub mod act;
+pub mod args;
+pub mod observe;
+pub mod plan;
+pub mod snapshot;
+pub mod telemetry;

@@ -1,0 +1,284 @@
+//! The house rules that a machine can check, as tests.
+//! Never checks style that rustfmt or clippy already check.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Lines of a file, its tests not counted.
+const LINES_WITHOUT_TESTS: usize = 400;
+/// Lines of a file in all.
+const LINES_IN_ALL: usize = 700;
+
+/// Names under which things gather that belong elsewhere.
+const ATTIC_NAMES: [&str; 8] = [
+    "util", "utils", "helper", "helpers", "common", "misc", "manager", "handler",
+];
+
+/// Which crate of the workspace may use which: the arrows of docs/architecture.md.
+const CRATE_ARROWS: [(&str, &[&str]); 5] = [
+    ("crds", &[]),
+    ("binary-cache", &["crds"]),
+    ("node-agent", &["crds", "binary-cache"]),
+    ("kubectl-cudaenv", &["crds", "binary-cache"]),
+    ("e2e", &["crds", "binary-cache", "node-agent", "kubectl-cudaenv"]),
+];
+
+/// Which rooms of a program a room must not import from.
+const CLOSED_DOORS: [(&str, &[&str]); 5] = [
+    (
+        "snapshot",
+        &["observe", "plan", "act", "report", "commands", "args", "store"],
+    ),
+    ("plan", &["observe", "act", "report", "commands", "args"]),
+    ("observe", &["plan", "act", "report", "commands", "args"]),
+    ("act", &["observe", "report", "commands", "args"]),
+    ("report", &["observe", "act", "commands"]),
+];
+
+/// Words that mean an effect, forbidden in the rooms that only think.
+const EFFECTS: [&str; 6] = ["std::fs", "std::net", "std::process", "std::thread", "::now()", "tokio"];
+
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// What stands before the file's own tests.
+    fn program(&self) -> &str {
+        self.text.split("#[cfg(test)]").next().unwrap_or_default()
+    }
+
+    fn shown(&self) -> String {
+        self.path.strip_prefix(root()).unwrap().display().to_string()
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() && path.file_name().is_none_or(|name| name != "target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(Source {
+                    text: fs::read_to_string(&path).unwrap(),
+                    path,
+                });
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no sources below {folder}");
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+fn all_sources() -> Vec<Source> {
+    CRATE_ARROWS.iter().flat_map(|(name, _)| sources(name)).collect()
+}
+
+#[track_caller]
+fn assert_none(rule: &str, offenders: Vec<String>) {
+    assert!(offenders.is_empty(), "{rule}:\n  {}", offenders.join("\n  "));
+}
+
+#[test]
+fn every_file_opens_with_what_it_is() {
+    let bare = all_sources().into_iter().filter(|file| !file.text.starts_with("//! "));
+    assert_none("files without a `//!` header", bare.map(|file| file.shown()).collect());
+}
+
+#[test]
+fn every_file_is_one_room() {
+    let long = all_sources().into_iter().filter_map(|file| {
+        let (program, all) = (file.program().lines().count(), file.text.lines().count());
+        let test_file = file.path.components().any(|part| part.as_os_str() == "tests");
+        let over = if test_file {
+            all > LINES_IN_ALL
+        } else {
+            program > LINES_WITHOUT_TESTS || all > LINES_IN_ALL
+        };
+        over.then(|| format!("{}: {program} lines, {all} with tests", file.shown()))
+    });
+    assert_none("files too long to be read in one go", long.collect());
+}
+
+#[test]
+fn nothing_is_called_after_an_attic() {
+    let attic = all_sources().into_iter().filter(|file| {
+        let path = file.path.strip_prefix(root()).unwrap();
+        path.file_name().is_some_and(|name| name == "mod.rs")
+            || path
+                .iter()
+                .any(|part| ATTIC_NAMES.contains(&part.to_string_lossy().trim_end_matches(".rs")))
+    });
+    assert_none(
+        "files named after nothing in particular",
+        attic.map(|file| file.shown()).collect(),
+    );
+}
+
+#[test]
+fn crates_depend_along_the_arrows_only() {
+    let ours: BTreeSet<&str> = CRATE_ARROWS.iter().map(|(name, _)| *name).collect();
+    let mut wrong = Vec::new();
+    for (name, allowed) in CRATE_ARROWS {
+        let manifest = fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
+        let named = manifest
+            .lines()
+            .filter_map(|line| line.split(['.', ' ', '=']).next())
+            .filter(|word| ours.contains(word));
+        wrong.extend(
+            named
+                .filter(|used| *used != name && !allowed.contains(used))
+                .map(|used| format!("{name} uses {used}")),
+        );
+    }
+    assert_none("crates against the arrows of docs/architecture.md", wrong);
+}
+
+#[test]
+fn rooms_keep_their_doors_closed() {
+    let mut wrong = Vec::new();
+    for file in sources("node-agent/src") {
+        let inside = file.path.strip_prefix(root().join("node-agent/src")).unwrap();
+        let room = inside
+            .iter()
+            .next()
+            .unwrap()
+            .to_string_lossy()
+            .trim_end_matches(".rs")
+            .to_owned();
+        let closed = CLOSED_DOORS
+            .iter()
+            .find(|(name, _)| *name == room)
+            .map_or(&[][..], |(_, closed)| closed);
+        wrong.extend(
+            closed
+                .iter()
+                .filter(|other| file.program().contains(&format!("crate::{other}::")))
+                .map(|other| format!("{}: {other}", file.shown())),
+        );
+    }
+    assert_none("rooms that import what they must not", wrong);
+}
+
+#[test]
+fn what_only_thinks_has_no_effects() {
+    let thinking = ["crds/src", "node-agent/src/plan", "node-agent/src/snapshot"]
+        .into_iter()
+        .flat_map(sources);
+    let mut wrong = Vec::new();
+    for file in thinking.filter(|file| !file.path.components().any(|part| part.as_os_str() == "bin")) {
+        for (number, line) in file
+            .program()
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        {
+            wrong.extend(
+                EFFECTS
+                    .iter()
+                    .filter(|word| line.contains(**word))
+                    .map(|word| format!("{}:{}: {word}", file.shown(), number + 1)),
+            );
+        }
+    }
+    assert_none("effects in rooms that only think", wrong);
+}
+
+#[test]
+fn the_cache_knows_nothing_of_kubernetes() {
+    let wrong = sources("binary-cache/src").into_iter().filter(|file| {
+        let uses = |word: &str| file.text.contains(word);
+        uses("kube::") || uses("k8s_openapi") || uses("crds::v1alpha1") || uses("crds::selection")
+    });
+    assert_none(
+        "binary-cache names Kubernetes or the language of its objects",
+        wrong.map(|file| file.shown()).collect(),
+    );
+}
+
+#[test]
+fn unsafe_code_stands_where_the_architecture_lists_it() {
+    let listed = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let users = all_sources().into_iter().filter(|file| {
+        let marker = concat!("expect(", "unsafe_code");
+        file.text.contains(marker) && !file.path.components().any(|part| part.as_os_str() == "tests")
+    });
+    let unlisted = users
+        .map(|file| file.shown())
+        .filter(|path| !listed.contains(path.as_str()));
+    assert_none(
+        "unsafe code in files that docs/architecture.md does not list",
+        unlisted.collect(),
+    );
+}
+
+#[test]
+fn every_licence_goes_with_apache() {
+    const ALLOWED: [&str; 13] = [
+        "MIT",
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "ISC",
+        "Zlib",
+        "Unicode-3.0",
+        "0BSD",
+        "Unlicense",
+        "CC0-1.0",
+        "MIT-0",
+        "CDLA-Permissive-2.0", "bzip2-1.0.6",
+    ];
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let licences: BTreeMap<&str, &str> = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| {
+            (
+                package["name"].as_str().unwrap(),
+                package["license"].as_str().unwrap_or("none given"),
+            )
+        })
+        .collect();
+    assert!(
+        licences.len() > 50,
+        "cargo metadata named only {} packages",
+        licences.len()
+    );
+    // `A OR B` needs one that is allowed, `A AND B` both; parentheses do not change that for the expressions in use.
+    let allowed = |expression: &str| {
+        expression
+            .split([')', '('])
+            .collect::<String>()
+            .split(" AND ")
+            .all(|all| {
+                all.split(" OR ")
+                    .flat_map(|one| one.split('/'))
+                    .any(|one| ALLOWED.contains(&one.split(" WITH ").next().unwrap_or(one).trim()))
+            })
+    };
+    let wrong = licences
+        .iter()
+        .filter(|(_, licence)| !allowed(licence))
+        .map(|(name, licence)| format!("{name}: {licence}"));
+    assert_none("licences that are not on the list", wrong.collect());
+}

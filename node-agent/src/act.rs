@@ -1,0 +1,3 @@
+//! Effects, one small arm per step of a plan. Never decides, never observes.
+
+pub mod enter;

@@ -1,0 +1,3 @@
+//! Reads the machine. Never decides, never changes anything.
+
+pub mod host_root;

@@ -1,0 +1,3 @@
+//! Plain data that was observed. Never does I/O, never reads a clock.
+
+pub mod host_root;

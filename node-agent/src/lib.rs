@@ -5,5 +5,6 @@ pub mod act;
 pub mod args;
 pub mod observe;
 pub mod plan;
+pub mod report;
 pub mod snapshot;
 pub mod telemetry;

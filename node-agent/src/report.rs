@@ -1,0 +1,3 @@
+//! Tells people and programs what was done and why something was not. Never acts, never observes.
+
+pub mod failure;

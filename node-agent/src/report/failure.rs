@@ -1,0 +1,127 @@
+//! A failed command, as it is said once at the boundary: a reason that programs know, a message that people understand.
+//! Never prints a cause twice; no other place walks the chain of causes.
+
+use std::{error::Error, fmt::Write as _};
+
+use serde::Serialize;
+
+/// Why a command failed. The words are API: docs/reference/reasons.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Reason {
+    /// The command line, or a file named on it, is wrong.
+    BadRequest,
+    /// The named environment is not in the file.
+    EnvironmentNotFound,
+    /// Every variant of a package is refused, and at least one for its CUDA release.
+    DriverTooOld,
+    /// Every variant of a package is refused, and at least one for its PTX.
+    PtxTooNew,
+    /// Every variant of a package is refused: none has code for every GPU of the node.
+    NoCodeForGPU,
+    /// No variant was built for this system.
+    NoVariantForSystem,
+    /// The author's own driver range leaves this driver out.
+    OutsideDeclaredRange,
+    /// There is no usable driver, or none yet.
+    DriverNotReady,
+    /// Kernel module and libraries are of different versions.
+    DriverMismatch,
+    /// A path is there, but no trusted key signed it.
+    SignatureUntrusted,
+    /// What came is not what was signed.
+    HashMismatch,
+    /// No cache answered.
+    CacheUnreachable,
+    /// Every cache answered, none has the path.
+    NotInAnyCache,
+    /// The closure does not fit on the disk.
+    InsufficientDisk,
+    /// Stored bytes are no longer what was signed.
+    StoreCorrupt,
+    /// The node store could not be read or written.
+    StoreFailed,
+    /// A mount could not be made.
+    ViewFailed,
+    /// The program could not be started.
+    ProgramFailed,
+}
+
+/// A failed command.
+#[derive(Debug)]
+pub struct Failure {
+    reason: Reason,
+    exit_code: u8,
+    error: Box<dyn Error + Send + Sync>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    error: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    reason: Reason,
+    message: &'a str,
+}
+
+impl Failure {
+    /// `exit_code` is never 0.
+    pub fn new(reason: Reason, exit_code: u8, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { reason, exit_code: exit_code.max(1), error: error.into() }
+    }
+
+    /// What the process exits with.
+    pub fn exit_code(&self) -> u8 {
+        self.exit_code
+    }
+
+    /// The word for programs.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The whole chain of causes, once, in one line.
+    pub fn message(&self) -> String {
+        chain(self.error.as_ref())
+    }
+
+    /// `{"error":{"reason","message"}}`.
+    pub fn to_json(&self) -> String {
+        let message = self.message();
+        serde_json::to_string(&Document { error: Body { reason: self.reason, message: &message } }).unwrap_or_default()
+    }
+}
+
+/// An error and its causes, `outermost: … : innermost`.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("reading the record of abc")]
+    struct Outer {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn a_failure_names_every_cause_once() {
+        let failure = Failure::new(Reason::StoreFailed, 1, Outer { source: std::io::Error::other("disk \"a\" is gone") });
+        assert_eq!(failure.message(), "reading the record of abc: disk \"a\" is gone");
+        assert_eq!(
+            failure.to_json(),
+            r#"{"error":{"reason":"StoreFailed","message":"reading the record of abc: disk \"a\" is gone"}}"#
+        );
+        assert_eq!(Failure::new(Reason::BadRequest, 0, "x").exit_code(), 1);
+    }
+}

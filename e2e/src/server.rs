@@ -1,0 +1,245 @@
+//! A small static HTTP server on loopback for caches: keep-alive, ranges, an access log, and a rate when asked.
+//! It must never listen anywhere else, serve outside its folder, or outlive its owner.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// More connections at once than this are closed at once.
+const MAX_CONNECTIONS: usize = 256;
+const MAX_HEAD: u64 = 16 * 1024;
+
+/// One answered request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// `GET` or `HEAD`.
+    pub method: String,
+    /// Path as asked for, such as `/nar/….nar.zst`.
+    pub path: String,
+    /// Status of the answer.
+    pub status: u16,
+    /// Bytes of the body that were written; fewer than promised where the client went away.
+    pub bytes: u64,
+}
+
+/// A running server; it stops when dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    folder: PathBuf,
+    bytes_per_second: Option<u64>,
+    log: Mutex<Vec<Access>>,
+    connections: Mutex<BTreeMap<u64, TcpStream>>,
+    stopping: AtomicBool,
+}
+
+impl Server {
+    /// Serves the folder on a free port of 127.0.0.1.
+    pub fn start(folder: &Path) -> Result<Self> {
+        Self::start_at_rate(folder, None)
+    }
+
+    /// As `start`, each connection sending at most so many bytes a second.
+    pub fn start_at_rate(folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            folder: folder.to_owned(),
+            bytes_per_second,
+            log: Mutex::default(),
+            connections: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let accepting = Some(std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || accept(&listener, &shared)
+        }));
+        Ok(Self {
+            address,
+            shared,
+            accepting,
+        })
+    }
+
+    /// `http://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Every request answered so far, in the order in which answers ended.
+    pub fn log(&self) -> Vec<Access> {
+        locked(&self.shared.log).clone()
+    }
+
+    /// Forgets the log.
+    pub fn clear_log(&self) {
+        locked(&self.shared.log).clear();
+    }
+
+    /// Bytes of all bodies written so far.
+    pub fn bytes_served(&self) -> u64 {
+        locked(&self.shared.log).iter().map(|access| access.bytes).sum()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        let _woken = TcpStream::connect(self.address);
+        for connection in locked(&self.shared.connections).values() {
+            let _already_closed = connection.shutdown(Shutdown::Both);
+        }
+        if let Some(thread) = self.accepting.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for (id, stream) in (0..).zip(listener.incoming()) {
+        if shared.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        let Ok(twin) = stream.try_clone() else { continue };
+        let mut connections = locked(&shared.connections);
+        if connections.len() >= MAX_CONNECTIONS {
+            continue;
+        }
+        connections.insert(id, twin);
+        drop(connections);
+        let shared = Arc::clone(shared);
+        std::thread::spawn(move || {
+            let _client_went_away = converse(&stream, &shared);
+            let _already_closed = stream.shutdown(Shutdown::Both);
+            locked(&shared.connections).remove(&id);
+        });
+    }
+}
+
+/// Answers requests on one connection until the client closes it.
+fn converse(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    while let Some(request) = read_request(&mut reader)? {
+        let mut access = Access {
+            method: request.method.clone(),
+            path: request.path.clone(),
+            status: 0,
+            bytes: 0,
+        };
+        let outcome = answer(stream, shared, &request, &mut access);
+        locked(&shared.log).push(access);
+        outcome?;
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Request {
+    method: String,
+    path: String,
+    from: Option<u64>,
+}
+
+fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
+    let mut head = reader.by_ref().take(MAX_HEAD);
+    let mut line = String::new();
+    if head.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (Some(method), Some(path)) = (words.next(), words.next()) else {
+        return Err(std::io::Error::from(ErrorKind::InvalidData));
+    };
+    let mut from = None;
+    loop {
+        let mut header = String::new();
+        if head.read_line(&mut header)? == 0 {
+            return Ok(None);
+        }
+        let header = header.trim_end().to_ascii_lowercase();
+        if header.is_empty() {
+            return Ok(Some(Request { method, path, from }));
+        }
+        if let Some(range) = header.strip_prefix("range: bytes=") {
+            from = range.strip_suffix('-').and_then(|start| start.parse().ok());
+        }
+    }
+}
+
+fn answer(mut stream: &TcpStream, shared: &Shared, request: &Request, access: &mut Access) -> std::io::Result<()> {
+    let opened = resolve(&shared.folder, &request.path).and_then(|path| open_file(&path));
+    let Some((mut file, size)) = opened else {
+        access.status = 404;
+        return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    };
+    let start = request.from.filter(|&from| from < size);
+    let length = size - start.unwrap_or(0);
+    let head = match start {
+        Some(from) => format!(
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{size}\r\n",
+            size - 1
+        ),
+        None => "HTTP/1.1 200 OK\r\n".to_owned(),
+    };
+    access.status = if start.is_some() { 206 } else { 200 };
+    write!(stream, "{head}Accept-Ranges: bytes\r\nContent-Length: {length}\r\n\r\n")?;
+    if request.method == "HEAD" {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(start.unwrap_or(0)))?;
+    send(stream, &mut file.take(length), shared, &mut access.bytes)
+}
+
+fn send(mut stream: &TcpStream, body: &mut impl Read, shared: &Shared, sent: &mut u64) -> std::io::Result<()> {
+    // At a rate: a twentieth of a second's bytes, then a pause of that long.
+    let step = shared
+        .bytes_per_second
+        .map_or(256 * 1024, |rate| (rate / 20).clamp(1, 256 * 1024));
+    let mut buffer = vec![0; usize::try_from(step).unwrap_or(1)];
+    loop {
+        let read = body.read(&mut buffer)?;
+        if read == 0 || shared.stopping.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..read])?;
+        *sent += read as u64;
+        if shared.bytes_per_second.is_some() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// The file that a request path names, if every part of it is a plain name.
+fn resolve(folder: &Path, path: &str) -> Option<PathBuf> {
+    let relative = Path::new(path.split('?').next()?.trim_start_matches('/'));
+    let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
+    if plain { Some(folder.join(relative)) } else { None }
+}
+
+/// A regular file and its size.
+fn open_file(path: &Path) -> Option<(File, u64)> {
+    let file = File::open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    metadata.is_file().then(|| (file, metadata.len()))
+}

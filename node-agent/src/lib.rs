@@ -7,4 +7,5 @@ pub mod observe;
 pub mod plan;
 pub mod report;
 pub mod snapshot;
+pub mod store;
 pub mod telemetry;

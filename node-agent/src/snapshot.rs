@@ -1,3 +1,5 @@
 //! Plain data that was observed. Never does I/O, never reads a clock.
 
 pub mod host_root;
+pub mod store;
+pub mod view;

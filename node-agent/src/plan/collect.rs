@@ -1,0 +1,210 @@
+//! Which layers and views garbage collection removes.
+//! Never lets anything go that is in use, pinned or young; never looks at a disk or a clock itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
+
+use crds::domain::store_path::StorePath;
+use serde::Serialize;
+
+use crate::snapshot::{
+    store::{Layer, StoreState},
+    view::ViewDigest,
+};
+
+/// When to collect, and how far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectPolicy {
+    /// Collect when the layers take more than this many bytes …
+    pub high: u64,
+    /// … until they take no more than this many.
+    pub low: u64,
+    /// Layers and views used more recently than this stay.
+    pub grace: Duration,
+    /// Store paths that stay whatever happens.
+    pub pinned: BTreeSet<StorePath>,
+}
+
+/// Why a layer stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kept {
+    /// A lease or a mounted or published view holds it.
+    InUse,
+    /// The policy pins it.
+    Pinned,
+    /// It was used within the grace period.
+    Young,
+    /// It could go, but there is room.
+    Room,
+}
+
+/// What to remove. Layers come least recently used first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct CollectPlan {
+    /// Layers to remove.
+    pub remove: Vec<StorePath>,
+    /// Views to remove: nothing uses them, and building one again costs little.
+    pub remove_views: Vec<ViewDigest>,
+    /// Sum of the removed layers, in bytes.
+    pub freed_bytes: u64,
+    /// Sum of the remaining layers, in bytes.
+    pub used_bytes: u64,
+    /// How many layers stay, and why.
+    pub kept: BTreeMap<Kept, usize>,
+    /// Bytes above the low watermark that cannot go, where collection was called for.
+    pub short_by: u64,
+}
+
+/// Plans a collection at `now`.
+pub fn plan(state: &StoreState, policy: &CollectPolicy, now: SystemTime) -> CollectPlan {
+    let in_use = state.in_use();
+    let young = |used: SystemTime| now.duration_since(used).map_or(true, |age| age < policy.grace);
+    let mut plan = CollectPlan {
+        used_bytes: state.used_bytes(),
+        ..CollectPlan::default()
+    };
+    plan.remove_views = state
+        .views
+        .iter()
+        .filter(|v| !v.in_use && !young(v.last_used))
+        .map(|v| v.digest.clone())
+        .collect();
+    let wanted = plan.used_bytes > policy.high;
+    let mut layers: Vec<&Layer> = state.layers.iter().collect();
+    layers.sort_unstable_by(|a, b| (a.last_used, &a.path).cmp(&(b.last_used, &b.path)));
+    for layer in layers {
+        let kept = if in_use.contains(&layer.path) {
+            Kept::InUse
+        } else if policy.pinned.contains(&layer.path) {
+            Kept::Pinned
+        } else if young(layer.last_used) {
+            Kept::Young
+        } else if !wanted || plan.used_bytes <= policy.low {
+            Kept::Room
+        } else {
+            plan.used_bytes -= layer.bytes;
+            plan.freed_bytes += layer.bytes;
+            plan.remove.push(layer.path.clone());
+            continue;
+        };
+        *plan.kept.entry(kept).or_default() += 1;
+    }
+    if wanted {
+        plan.short_by = plan.used_bytes.saturating_sub(policy.low);
+    }
+    plan
+}
+
+/// Bytes that a collection with no watermark could free: what "InsufficientDisk" calls freeable.
+pub fn freeable(state: &StoreState, policy: &CollectPolicy, now: SystemTime) -> u64 {
+    let everything = CollectPolicy {
+        high: 0,
+        low: 0,
+        ..policy.clone()
+    };
+    plan(state, &everything, now).freed_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::snapshot::store::BuiltView;
+
+    fn path(letter: char) -> StorePath {
+        let hash: String = std::iter::repeat_n(letter, 32).collect();
+        StorePath::from_base_name(&format!("{hash}-x")).unwrap()
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// Layers a, b, c, d of 100 bytes each, last used at 10, 20, 30 and 40 seconds.
+    fn state() -> StoreState {
+        let layer = |(letter, used)| Layer {
+            path: path(letter),
+            bytes: 100,
+            last_used: at(used),
+        };
+        StoreState {
+            layers: [('d', 40), ('b', 20), ('a', 10), ('c', 30)].map(layer).into(),
+            ..StoreState::default()
+        }
+    }
+
+    fn policy(high: u64, low: u64) -> CollectPolicy {
+        CollectPolicy {
+            high,
+            low,
+            grace: Duration::from_secs(5),
+            pinned: BTreeSet::new(),
+        }
+    }
+
+    fn removed(state: &StoreState, policy: &CollectPolicy, now: u64) -> String {
+        plan(state, policy, at(now))
+            .remove
+            .iter()
+            .filter_map(|path| path.hash().chars().next())
+            .collect()
+    }
+
+    #[test]
+    fn between_the_watermarks_the_least_recently_used_go_first() {
+        assert_eq!(
+            removed(&state(), &policy(400, 0), 100),
+            "",
+            "not above the high watermark"
+        );
+        assert_eq!(removed(&state(), &policy(399, 300), 100), "a");
+        assert_eq!(removed(&state(), &policy(399, 299), 100), "ab");
+        assert_eq!(removed(&state(), &policy(0, 0), 100), "abcd");
+    }
+
+    #[test]
+    fn what_is_in_use_pinned_or_young_stays_and_the_plan_says_so() {
+        let mut state = state();
+        state.leased.insert(path('a'));
+        let digest: ViewDigest = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let view = |in_use| BuiltView {
+            digest: digest.clone(),
+            paths: [path('b')].into(),
+            last_used: at(1),
+            in_use,
+        };
+        state.views = vec![view(true)];
+        let mut policy = policy(0, 0);
+        policy.pinned.insert(path('c'));
+        let plan_at = |state: &StoreState, now| plan(state, &policy, at(now));
+        let kept = plan_at(&state, 44);
+        assert!(kept.remove.is_empty() && kept.remove_views.is_empty());
+        assert_eq!(
+            kept.kept,
+            BTreeMap::from([(Kept::InUse, 2), (Kept::Pinned, 1), (Kept::Young, 1)])
+        );
+        assert_eq!((kept.used_bytes, kept.short_by), (400, 400));
+
+        state.views = vec![view(false)];
+        state.leased.clear();
+        let gone = plan_at(&state, 45);
+        assert_eq!(gone.remove, [path('a'), path('b'), path('d')]);
+        assert_eq!(gone.remove_views, [digest.clone()]);
+        assert_eq!((gone.freed_bytes, gone.used_bytes, gone.short_by), (300, 100, 100));
+    }
+
+    #[test]
+    fn a_clock_that_went_back_removes_nothing() {
+        assert_eq!(removed(&state(), &policy(0, 0), 5), "");
+    }
+
+    #[test]
+    fn freeable_is_what_no_watermark_would_keep() {
+        assert_eq!(freeable(&state(), &policy(10_000, 9_000), at(100)), 400);
+        assert_eq!(freeable(&state(), &policy(10_000, 9_000), at(42)), 300);
+    }
+}

@@ -1,0 +1,60 @@
+//! What a node store holds, as plain data.
+//! Never reads a file or a clock.
+
+use std::{collections::BTreeSet, time::SystemTime};
+
+use crds::domain::store_path::StorePath;
+
+use super::view::ViewDigest;
+
+/// One complete, verified store path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// Which.
+    pub path: StorePath,
+    /// NarSize of its record, in bytes; what it takes on disk is about that.
+    pub bytes: u64,
+    /// When a view with it was last mounted, or when it was fetched.
+    pub last_used: SystemTime,
+}
+
+/// One view that was built at some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltView {
+    /// Which.
+    pub digest: ViewDigest,
+    /// The store paths it holds.
+    pub paths: BTreeSet<StorePath>,
+    /// When it was last mounted.
+    pub last_used: SystemTime,
+    /// Whether it is mounted, published or leased now.
+    pub in_use: bool,
+}
+
+/// Everything that garbage collection looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoreState {
+    /// Every recorded layer.
+    pub layers: Vec<Layer>,
+    /// Every view.
+    pub views: Vec<BuiltView>,
+    /// Store paths of live leases.
+    pub leased: BTreeSet<StorePath>,
+}
+
+impl StoreState {
+    /// Sum over the layers, in bytes.
+    pub fn used_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.bytes).sum()
+    }
+
+    /// Store paths that something uses now: those of live leases and of views in use.
+    pub fn in_use(&self) -> BTreeSet<&StorePath> {
+        let views = self
+            .views
+            .iter()
+            .filter(|view| view.in_use)
+            .flat_map(|view| &view.paths);
+        self.leased.iter().chain(views).collect()
+    }
+}

@@ -1,0 +1,114 @@
+//! What a node store holds and uses now, gathered for garbage collection and for reports.
+//! Never decides what goes.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crds::domain::store_path::StorePath;
+use serde::{Deserialize, Serialize};
+
+use super::{NodeStore, StoreError, list, mounts};
+use crate::snapshot::{
+    store::{BuiltView, Layer, StoreState},
+    view::{ViewDigest, ViewKind},
+};
+
+/// The file `views/<digest>/view.json`: what a view holds, so that nothing of it is collected under its mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ViewRecord {
+    /// Every store path of the view.
+    pub(crate) paths: BTreeSet<StorePath>,
+}
+
+/// The part of `volumes/<id>.json` that collection reads: which view is published there.
+#[derive(Debug, Deserialize)]
+struct PublishedView {
+    view: ViewDigest,
+}
+
+impl NodeStore {
+    /// Layers, views and leases as they are now. Hold the exclusive lock where it is to be acted on.
+    pub(crate) fn state(&self) -> Result<StoreState, StoreError> {
+        let mut layers = Vec::new();
+        for record in self.records()? {
+            let last_used = modified(&self.layout().record(record.path()));
+            layers.push(Layer {
+                path: record.path().clone(),
+                bytes: record.nar_size(),
+                last_used,
+            });
+        }
+        let leases = self.live_leases()?;
+        let mut used_views: BTreeSet<ViewDigest> = leases.iter().filter_map(|lease| lease.view.clone()).collect();
+        used_views.extend(self.published_views()?);
+        let leased = leases.into_iter().flat_map(|lease| lease.paths).collect();
+        Ok(StoreState {
+            layers,
+            views: self.built_views(&used_views)?,
+            leased,
+        })
+    }
+
+    fn built_views(&self, used: &BTreeSet<ViewDigest>) -> Result<Vec<BuiltView>, StoreError> {
+        let table = mounts::read()?;
+        let mut views = Vec::new();
+        for name in list(&self.layout().views())? {
+            let Ok(digest) = name.parse::<ViewDigest>() else {
+                continue;
+            };
+            let mounted = [ViewKind::Overlay, ViewKind::Plain]
+                .map(|kind| mounts::mounted_at(&table, &self.layout().view_mount(&digest, kind)).is_some());
+            let file = self.layout().view_record(&digest);
+            // A view without its list was never mounted: the list is durable before the mount is made.
+            let paths = read_json::<ViewRecord>(&file)?
+                .map(|record| record.paths)
+                .unwrap_or_default();
+            let in_use = mounted.contains(&true) || used.contains(&digest);
+            views.push(BuiltView {
+                digest,
+                paths,
+                last_used: modified(&file),
+                in_use,
+            });
+        }
+        Ok(views)
+    }
+
+    fn published_views(&self) -> Result<BTreeSet<ViewDigest>, StoreError> {
+        let folder = self.layout().volumes();
+        let files = list(&folder)?.into_iter().filter(|name| name.ends_with(".json"));
+        let views = files.map(|name| read_json::<PublishedView>(&folder.join(name)));
+        views
+            .filter_map(|view| view.map(|found| found.map(|published| published.view)).transpose())
+            .collect()
+    }
+}
+
+/// Reads a list; one that is not there is nothing.
+pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, StoreError> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|source| StoreError::BadList {
+                path: path.to_owned(),
+                source,
+            }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StoreError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// When a file was written or touched; the epoch where that cannot be told, so that it goes first.
+fn modified(path: &Path) -> SystemTime {
+    fs::symlink_metadata(path)
+        .and_then(|found| found.modified())
+        .unwrap_or(UNIX_EPOCH)
+}

@@ -1,0 +1,123 @@
+//! Sweeping: what a crash left is found by what it lacks (a lock, a record, its files) and removed.
+//! Never touches what a live process works on, what is in use, or names that are not of our making.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crds::domain::store_path::is_hash;
+
+use super::{NodeStore, StoreError, Workspace, layout, list, lock, staging};
+
+/// What a sweep removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Folders and files of unfinished work.
+    pub unfinished: usize,
+    /// Layers without a good record.
+    pub layers: usize,
+    /// Records, and scan results, without a layer.
+    pub records: usize,
+    /// Views that were never finished.
+    pub views: usize,
+}
+
+impl NodeStore {
+    /// Removes what no live process, no record and no user accounts for.
+    ///
+    /// Does nothing while another process commits or collects: that one sweeps, or the next.
+    pub fn sweep(&self) -> Result<Swept, StoreError> {
+        let path = self.layout().lock();
+        let file = lock::open(&path).map_err(|source| StoreError::Open {
+            path: path.clone(),
+            source,
+        })?;
+        if !lock::try_exclusive(&file).map_err(|source| StoreError::Lock { path, source })? {
+            return Ok(Swept::default());
+        }
+        let mut swept = Swept::default();
+        let abandoned = self.claim_abandoned(&mut swept)?;
+        let trash = self.collect_orphans(&mut swept)?;
+        // Nobody sees what is in staging: the slow part needs no lock.
+        drop(file);
+        abandoned.into_iter().chain(trash).try_for_each(Workspace::finish)?;
+        Ok(swept)
+    }
+
+    /// Takes over every folder of `staging/` without an owner, and removes every lock without a holder.
+    fn claim_abandoned(&self, swept: &mut Swept) -> Result<Vec<Workspace>, StoreError> {
+        let mut claimed = Vec::new();
+        for name in list(&self.layout().staging())? {
+            let path = self.layout().staging().join(&name);
+            let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+            if is_folder {
+                claimed.extend(staging::claim(&path)?);
+                continue;
+            }
+            let file = lock::open(&path).map_err(|source| StoreError::Open {
+                path: path.clone(),
+                source,
+            })?;
+            if lock::try_exclusive(&file).map_err(|source| StoreError::Lock {
+                path: path.clone(),
+                source,
+            })? {
+                staging::remove(&path)?;
+                swept.unfinished += 1;
+            }
+        }
+        swept.unfinished += claimed.len();
+        Ok(claimed)
+    }
+
+    /// Moves layers, records and views that lack their other half out of sight.
+    fn collect_orphans(&self, swept: &mut Swept) -> Result<Option<Workspace>, StoreError> {
+        let state = self.state()?;
+        let used: BTreeSet<&str> = state.in_use().into_iter().map(|path| path.hash()).collect();
+        let good: BTreeSet<&str> = state.layers.iter().map(|layer| layer.path.hash()).collect();
+        let mut orphans: Vec<PathBuf> = Vec::new();
+        let orphan = |hash: &str| is_hash(hash.as_bytes()) && !good.contains(hash) && !used.contains(hash);
+        for name in list(&self.layout().meta())? {
+            let hash = [layout::RECORD_SUFFIX, layout::SCAN_SUFFIX]
+                .iter()
+                .find_map(|end| name.strip_suffix(end));
+            if hash.is_some_and(orphan) {
+                orphans.push(self.layout().meta().join(&name));
+                swept.records += 1;
+            }
+        }
+        for hash in list(&self.layout().store())? {
+            if orphan(&hash) {
+                orphans.push(self.layout().store().join(&hash));
+                swept.layers += 1;
+            }
+        }
+        for view in state.views.iter().filter(|view| !view.in_use) {
+            if is_unfinished(&self.layout().view_record(&view.digest)) {
+                orphans.push(self.layout().view(&view.digest));
+                swept.views += 1;
+            }
+        }
+        if orphans.is_empty() {
+            Ok(None)
+        } else {
+            self.trash(orphans).map(Some)
+        }
+    }
+
+    /// Moves things into a workspace, from where they are removed. Call it under the exclusive lock.
+    pub(crate) fn trash(&self, paths: impl IntoIterator<Item = PathBuf>) -> Result<Workspace, StoreError> {
+        let trash = self.workspace_under_lock()?;
+        for (index, from) in paths.into_iter().enumerate() {
+            let to = trash.path().join(index.to_string());
+            fs::rename(&from, &to).map_err(|source| StoreError::Move { from, to, source })?;
+        }
+        Ok(trash)
+    }
+}
+
+fn is_unfinished(view_record: &Path) -> bool {
+    fs::symlink_metadata(view_record).is_err()
+}

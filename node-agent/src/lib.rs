@@ -3,9 +3,13 @@
 
 pub mod act;
 pub mod args;
+pub mod elf;
+pub mod elf_note;
+pub mod fatbin;
 pub mod observe;
 pub mod plan;
 pub mod report;
+pub mod rooted;
 pub mod snapshot;
 pub mod store;
 pub mod telemetry;

@@ -1,5 +1,6 @@
 //! Plain data that was observed. Never does I/O, never reads a clock.
 
+pub mod driver;
 pub mod host_root;
 pub mod store;
 pub mod view;

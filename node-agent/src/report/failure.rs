@@ -68,7 +68,11 @@ struct Body<'a> {
 impl Failure {
     /// `exit_code` is never 0.
     pub fn new(reason: Reason, exit_code: u8, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { reason, exit_code: exit_code.max(1), error: error.into() }
+        Self {
+            reason,
+            exit_code: exit_code.max(1),
+            error: error.into(),
+        }
     }
 
     /// What the process exits with.
@@ -89,7 +93,13 @@ impl Failure {
     /// `{"error":{"reason","message"}}`.
     pub fn to_json(&self) -> String {
         let message = self.message();
-        serde_json::to_string(&Document { error: Body { reason: self.reason, message: &message } }).unwrap_or_default()
+        serde_json::to_string(&Document {
+            error: Body {
+                reason: self.reason,
+                message: &message,
+            },
+        })
+        .unwrap_or_default()
     }
 }
 
@@ -116,7 +126,13 @@ mod tests {
 
     #[test]
     fn a_failure_names_every_cause_once() {
-        let failure = Failure::new(Reason::StoreFailed, 1, Outer { source: std::io::Error::other("disk \"a\" is gone") });
+        let failure = Failure::new(
+            Reason::StoreFailed,
+            1,
+            Outer {
+                source: std::io::Error::other("disk \"a\" is gone"),
+            },
+        );
         assert_eq!(failure.message(), "reading the record of abc: disk \"a\" is gone");
         assert_eq!(
             failure.to_json(),

@@ -15,7 +15,10 @@ fn mount_table() -> String {
 
 fn shell(script: &str) -> (i32, String) {
     let output = Command::new("/bin/sh").args(["-c", script]).output().unwrap();
-    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    (
+        output.status.code().unwrap(),
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+    )
 }
 
 /// A folder shaped like a view.
@@ -54,7 +57,10 @@ fn a_program_sees_the_host_with_the_view_over_it_and_the_host_sees_nothing() {
 }
 
 fn names(folder: &str) -> Vec<std::ffi::OsString> {
-    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     names.sort();
     names
 }

@@ -239,7 +239,8 @@ fn every_licence_goes_with_apache() {
         "Unlicense",
         "CC0-1.0",
         "MIT-0",
-        "CDLA-Permissive-2.0", "bzip2-1.0.6",
+        "CDLA-Permissive-2.0",
+        "bzip2-1.0.6",
     ];
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked"])

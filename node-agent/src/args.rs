@@ -51,9 +51,28 @@ pub enum Command {
 /// The folder of verified store paths, one layer each.
 #[derive(Debug, clap::Args)]
 pub struct StateArgs {
-    /// Folder of the node store; created if missing.
-    #[arg(long, env = "CUDAENV_STATE", default_value = "/var/lib/cudaenv")]
+    /// Folder of the node store; created if missing. Without root the default is ~/.local/state/cudaenv.
+    #[arg(long, env = "CUDAENV_STATE", default_value_os_t = default_state())]
     pub state: PathBuf,
+}
+
+/// Where a node store lies by default: the machine's for root, else the user's own.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is args.rs, the one home of the environment"
+)]
+fn default_state() -> PathBuf {
+    let own = |variable: &str, below: &str| {
+        std::env::var_os(variable)
+            .filter(|value| !value.is_empty())
+            .map(|value| PathBuf::from(value).join(below))
+    };
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/cudaenv");
+    }
+    own("XDG_STATE_HOME", "cudaenv")
+        .or_else(|| own("HOME", ".local/state/cudaenv"))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/cudaenv"))
 }
 
 /// How long fetching may take and how it is shown.

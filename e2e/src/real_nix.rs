@@ -127,6 +127,11 @@ impl RealNix {
 
     /// Copies a closure out of a cache into the private store below `root`, trusting exactly these keys.
     pub fn copy(&self, cache_url: &str, keys: &[&str], root: &Path, store_path: &str) -> Result<Ended> {
+        ended(&mut self.copy_command(cache_url, keys, root, store_path))
+    }
+
+    /// The command of [`RealNix::copy`], not yet run.
+    pub fn copy_command(&self, cache_url: &str, keys: &[&str], root: &Path, store_path: &str) -> Command {
         let mut copy = self.nix();
         copy.args([
             "--option",
@@ -137,7 +142,7 @@ impl RealNix {
             &keys.join(" "),
         ]);
         copy.args(["--store", &store_url(root), "copy", "--from", cache_url, store_path]);
-        ended(&mut copy)
+        copy
     }
 
     /// Lets Nix hash every path of the private store below `root` again.

@@ -102,13 +102,22 @@ impl<R: Read + Seek> Elf<R> {
                 n => filled += n,
             }
         }
-        if filled < 20 || &bytes[..4] != b"\x7fELF" {
+        if filled < 6 || &bytes[..4] != b"\x7fELF" {
             return Err(ElfError::NotElf);
         }
         if (bytes[4], bytes[5]) != (2, 1) {
             return Err(ElfError::OtherFormat {
                 class: bytes[4],
                 data: bytes[5],
+            });
+        }
+        if filled < bytes.len() {
+            let size = bytes.len() as u64;
+            return Err(ElfError::OutsideFile {
+                what,
+                offset: 0,
+                size,
+                length,
             });
         }
         let header = Header {

@@ -172,7 +172,7 @@ fn choose(seen: &Seen, warnings: &mut Vec<String>) -> Choice {
 fn nothing_found(seen: &Seen, revalidating: bool) -> DriverState {
     let stub = seen.places.iter().find_map(|place| match &place.found {
         Found::Stub { file } => Some(file),
-        _ => None,
+        Found::Absent | Found::Nothing | Found::Library { .. } | Found::Unreadable { .. } => None,
     });
     match (&seen.kernel, stub) {
         (Err(error), _) => not_ready(chain(error)),
@@ -297,11 +297,13 @@ fn warn_of_others(found: &[&Place], chosen: &Place, why: &str, warnings: &mut Ve
 
 fn describe(place: &Place) -> String {
     let directory = below(place);
-    match &place.found {
-        Found::Library {
-            version: Some(version), ..
-        } => format!("{version} in {}", directory.display()),
-        _ => format!("the one in {}", directory.display()),
+    if let Found::Library {
+        version: Some(version), ..
+    } = &place.found
+    {
+        format!("{version} in {}", directory.display())
+    } else {
+        format!("the one in {}", directory.display())
     }
 }
 

@@ -132,9 +132,10 @@ fn look(root: &Root, shown: &Path, environment: Environment, directory: PathBuf)
 }
 
 fn failed(error: &io::Error) -> Found {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Found::Absent,
-        _ => Found::Unreadable { why: error.to_string() },
+    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+        Found::Absent
+    } else {
+        Found::Unreadable { why: error.to_string() }
     }
 }
 

@@ -1,7 +1,14 @@
 //! The compressions a NAR may be downloaded in.
-//! Never lets a compressed file choose how much memory its decoder takes.
+//! Never lets a compressed file choose how much memory its decoder takes, and never swallows its checksum's verdict.
 
-use std::io::{self, Read, Write};
+mod codec;
+mod decode;
+mod encode;
+
+use std::{fmt, io, str::FromStr};
+
+pub use self::decode::decoder;
+pub use self::encode::Encoder;
 
 /// The compressions that Nix writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,25 +23,30 @@ pub enum Compression {
     Lzma,
 }
 
-/// Largest window or dictionary a decoder may ask for, in bytes: what `xz -9` and `zstd --ultra` stay below.
+/// Largest window or dictionary that a decoder may ask for, in bytes: `xz -9` takes 64 MiB, `zstd --ultra -22` 128 MiB.
 pub const MAX_WINDOW: u64 = 128 << 20;
 
 /// Why compressed bytes could not be decoded. Travels inside an [`io::Error`]; [`DecodeError::of`] finds it there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    #[error("{0:?} stream ends early")]
+    #[error("{0} stream ends early")]
     Truncated(Compression),
-    #[error("not a {0:?} stream")]
-    WrongFormat(Compression),
-    #[error("{0:?} stream is corrupt")]
+    #[error("not {compression}{}", looks_like.map(|what| format!("; looks like {what}")).unwrap_or_default())]
+    WrongFormat {
+        compression: Compression,
+        looks_like: Option<&'static str>,
+    },
+    #[error("{0} stream is corrupt")]
     Corrupt(Compression),
-    #[error("{compression:?} stream asks for a window above the limit of {limit} bytes")]
+    #[error("bytes behind the end of the {0} stream")]
+    TrailingBytes(Compression),
+    #[error("{compression} stream asks for more memory than a window of {limit} bytes takes")]
     WindowTooLarge { compression: Compression, limit: u64 },
     #[error("zstd frame needs a dictionary")]
     Dictionary,
-    #[error("more than {limit} bytes of skippable zstd frames")]
-    SkippableFrames { limit: u64 },
-    #[error("no memory for the {0:?} decoder")]
+    #[error("{compression} stream is more than {limit} bytes larger than what it decodes to")]
+    Padding { compression: Compression, limit: u64 },
+    #[error("no memory for the {0} decoder")]
     NoMemory(Compression),
 }
 
@@ -45,48 +57,38 @@ impl DecodeError {
     }
 }
 
-/// Wraps `reader` so that it yields decoded bytes. No window or dictionary above `max_window` bytes ([`MAX_WINDOW`]).
-/// Errors of `reader` pass through unchanged; the decoder's own are [`DecodeError`]s.
-pub fn decoder<'r>(
-    compression: Compression,
-    reader: impl Read + Send + 'r,
-    max_window: u64,
-) -> Result<Box<dyn Read + Send + 'r>, DecodeError> {
-    let _ = (compression, max_window);
-    Ok(Box::new(reader))
-}
-
-/// Compresses what is written to it; [`Encoder::finish`] must be called, dropping it leaves a truncated stream.
-pub struct Encoder<W: Write> {
-    writer: W,
-}
-
-impl<W: Write> Encoder<W> {
-    /// Starts compressing into `writer`, at the level that is the usual trade-off of the format.
-    pub fn new(compression: Compression, writer: W) -> io::Result<Self> {
-        let _ = compression;
-        Ok(Self { writer })
-    }
-
-    /// Writes the end of the stream and gives the writer back.
-    pub fn finish(self) -> io::Result<W> {
-        Ok(self.writer)
+impl From<DecodeError> for io::Error {
+    fn from(error: DecodeError) -> Self {
+        let kind = match error {
+            DecodeError::Truncated(_) => io::ErrorKind::UnexpectedEof,
+            DecodeError::NoMemory(_) => io::ErrorKind::OutOfMemory,
+            DecodeError::WrongFormat { .. }
+            | DecodeError::Corrupt(_)
+            | DecodeError::TrailingBytes(_)
+            | DecodeError::WindowTooLarge { .. }
+            | DecodeError::Dictionary
+            | DecodeError::Padding { .. } => io::ErrorKind::InvalidData,
+        };
+        Self::new(kind, error)
     }
 }
 
-impl<W: Write> Write for Encoder<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush()
-    }
-}
-
-impl<W: Write> std::fmt::Debug for Encoder<W> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Encoder")
-    }
+/// Names what `head`, the first bytes of something, look like; for error messages.
+pub fn looks_like(head: &[u8]) -> Option<&'static str> {
+    const SIGNS: [(&[u8], &str); 8] = [
+        (b"\xfd7zXZ\0", "xz"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"\x1f\x8b", "gzip"),
+        (b"BZh", "bzip2"),
+        (b"\x0d\0\0\0\0\0\0\0nix-arch", "a NAR"),
+        (b"<", "a web page"),
+        (b"{", "JSON"),
+        (b"\x5d\0\0", "lzma"),
+    ];
+    SIGNS
+        .iter()
+        .find(|(sign, _)| head.starts_with(sign))
+        .map(|(_, name)| *name)
 }
 
 /// A word that names no compression known here.
@@ -133,13 +135,13 @@ impl Compression {
     }
 }
 
-impl std::fmt::Display for Compression {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl std::str::FromStr for Compression {
+impl FromStr for Compression {
     type Err = UnknownCompression;
     fn from_str(word: &str) -> Result<Self, UnknownCompression> {
         Self::ALL

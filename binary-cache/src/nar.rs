@@ -3,7 +3,9 @@
 
 mod dump;
 mod error;
+mod metadata;
 mod restore;
+mod token;
 mod tree;
 
 pub use self::dump::{DumpError, dump};
@@ -28,7 +30,7 @@ pub struct Limits {
     pub nar_size: u64,
     /// Where given, hash and size must be exactly these.
     pub nar_hash: Option<NarHash>,
-    /// Deepest nesting: a file alone has depth 1. At most [`MAX_DEPTH`] makes sense, as an open descriptor is kept per level.
+    /// Most path components below the root. An open descriptor is kept for each, so this is [`MAX_DEPTH`] or less.
     pub depth: usize,
 }
 

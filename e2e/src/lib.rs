@@ -1,6 +1,8 @@
 //! What the tests and the demonstration stand on: real parts, stores laid out by hand, caches made by real Nix, a server.
 //! It must never take part in what is proven: the programs under test are started as they are built, and only watched.
 
+pub mod closure;
+pub mod documents;
 pub mod layout;
 pub mod node;
 pub mod parts;
@@ -8,3 +10,4 @@ pub mod programs;
 pub mod real_nix;
 pub mod server;
 pub mod skip;
+pub mod stage;

@@ -1,0 +1,225 @@
+//! Getting a connection: names, TCP, TLS, within one time limit; and reading the errors of the layers below.
+//! Never trusts a certificate that the system (or `extra_roots`) does not; never connects where a name has no business.
+
+use std::{
+    error::Error,
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::Uri;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::connect::{HttpConnector, dns::Name},
+    rt::TokioIo,
+};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio::{net::TcpStream, time::timeout};
+use tower_service::Service;
+
+use crate::{
+    credentials::is_localhost,
+    fault::{ConnectFault, Fault},
+    options::{Options, Resolver},
+};
+
+type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Connector {
+    inner: HttpsConnector<HttpConnector<Names>>,
+    limit: Duration,
+}
+
+impl Connector {
+    pub(crate) fn new(options: &Options) -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        // Certificates of the system that cannot be read are passed over, as everyone does; ours must be good.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        for root in &options.extra_roots {
+            roots.add(root.clone())?;
+        }
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut http = HttpConnector::new_with_resolver(Names(options.resolver.clone()));
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_keepalive(Some(Duration::from_secs(30)));
+        let inner = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(http);
+        Ok(Self {
+            inner,
+            limit: options.connect_timeout,
+        })
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = ConnectFault;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, ConnectFault>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectFault>> {
+        self.inner
+            .poll_ready(context)
+            .map_err(|error| connect_fault(error.as_ref()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, limit) = (self.inner.call(uri), self.limit);
+        Box::pin(async move {
+            match timeout(limit, connecting).await {
+                Ok(result) => result.map_err(|error| connect_fault(error.as_ref())),
+                Err(_elapsed) => Err(ConnectFault::TimedOut { limit }),
+            }
+        })
+    }
+}
+
+/// Name resolution, with the addresses left out that no cache's name may lead to.
+#[derive(Clone, Debug)]
+struct Names(Resolver);
+
+impl Service<Name> for Names {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = ConnectFault;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectFault>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectFault>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let (host, resolver) = (name.as_str().to_ascii_lowercase(), self.0.clone());
+        Box::pin(async move {
+            let found = resolver
+                .resolve(host.clone())
+                .await
+                .map_err(|error| ConnectFault::Name { kind: error.kind() })?;
+            let allowed = permitted(&host, found)?;
+            Ok(allowed
+                .into_iter()
+                .map(|ip| SocketAddr::new(ip, 0))
+                .collect::<Vec<_>>()
+                .into_iter())
+        })
+    }
+}
+
+/// The addresses of `host` that may be connected to. Whoever owns a name decides where it leads; so a name other than
+/// `localhost` may not lead to this machine, nor to link-local addresses, where clouds keep their metadata.
+/// Who wants that writes the address itself into the configuration.
+fn permitted(host: &str, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConnectFault> {
+    let (good, bad): (Vec<_>, Vec<_>) = found.into_iter().partition(|ip| is_permitted(host, ip.to_canonical()));
+    match (good.is_empty(), bad.first()) {
+        (false, _) => Ok(good),
+        (true, Some(ip)) => Err(ConnectFault::AddressRefused(*ip)),
+        (true, None) => Err(ConnectFault::NoAddress),
+    }
+}
+
+fn is_permitted(host: &str, ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let this_machine = ip.is_loopback() && !is_localhost(host);
+    !link_local && !this_machine && !ip.is_unspecified() && !ip.is_multicast()
+}
+
+/// What the client's error means.
+pub(crate) fn fault_of(error: hyper_util::client::legacy::Error, max_head: usize) -> Fault {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    let mut malformed = false;
+    while let Some(this) = cause {
+        if let Some(fault) = this.downcast_ref::<ConnectFault>() {
+            return fault.clone().into();
+        }
+        if let Some(hyper) = this.downcast_ref::<hyper::Error>() {
+            if hyper.is_parse_too_large() {
+                return Fault::HeadTooLarge { limit: max_head };
+            }
+            malformed |= hyper.is_parse();
+        }
+        cause = this.source();
+    }
+    if malformed {
+        Fault::Malformed(error)
+    } else {
+        Fault::Broken(error)
+    }
+}
+
+/// Reads what a connector of the layers below says.
+fn connect_fault(error: &(dyn Error + 'static)) -> ConnectFault {
+    let mut cause = Some(error);
+    let mut kind = io::ErrorKind::Other;
+    while let Some(this) = cause {
+        if let Some(fault) = this.downcast_ref::<ConnectFault>() {
+            return fault.clone();
+        }
+        if let Some(tls) = this.downcast_ref::<rustls::Error>() {
+            return ConnectFault::Tls(tls.clone());
+        }
+        let io = this.downcast_ref::<io::Error>();
+        if let Some(io) = io {
+            kind = io.kind();
+        }
+        // An io::Error's source() skips the error inside it, which is the one we want to see.
+        cause = match io.and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => this.source(),
+        };
+    }
+    ConnectFault::Io { kind }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_not_lead_to_this_machine_or_to_a_metadata_service() {
+        let ask = |host: &str, ips: &[&str]| permitted(host, ips.iter().map(|ip| ip.parse().unwrap()).collect());
+        for ip in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.169.254",
+            "0.0.0.0",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "fe80::1",
+            "224.0.0.1",
+        ] {
+            assert!(
+                matches!(ask("cache.example", &[ip]), Err(ConnectFault::AddressRefused(_))),
+                "{ip}"
+            );
+        }
+        assert!(matches!(ask("cache.example", &[]), Err(ConnectFault::NoAddress)));
+        for (host, ip) in [
+            ("cache.example", "192.0.2.1"),
+            ("cache.example", "10.0.0.1"),
+            ("localhost", "127.0.0.1"),
+            ("a.localhost", "::1"),
+        ] {
+            assert_eq!(ask(host, &[ip]).unwrap().len(), 1, "{host} {ip}");
+        }
+        assert_eq!(
+            ask("cache.example", &["127.0.0.1", "192.0.2.1"]).unwrap().len(),
+            1,
+            "the good one remains"
+        );
+    }
+}

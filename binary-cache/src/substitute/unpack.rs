@@ -1,0 +1,222 @@
+//! One NAR from one cache into one folder: the network task feeds a bounded queue, a thread decompresses, hashes, writes.
+//! Never leaves a tree behind that was not verified to its last byte.
+
+use std::{
+    io::{self, Read},
+    os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::mpsc::{Receiver, Sender, channel},
+    task::spawn_blocking,
+};
+
+use super::{Inner, Progress, Target};
+use crate::{
+    compression::{self, DecodeError, MAX_WINDOW},
+    download::{Download, Wanted},
+    fault::{Class, Fault},
+    hash::FileHash,
+    nar::{self, Limits, NarError},
+    narinfo::VerifiedNarInfo,
+    source::Source,
+};
+
+/// The parts of one try.
+pub(super) struct Unpack<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) narinfo: &'a Arc<VerifiedNarInfo>,
+    pub(super) source: &'a Source,
+    pub(super) target: &'a Target,
+    pub(super) progress: &'a Arc<dyn Progress>,
+}
+
+/// What the queue carries. A queue that ends without `End` was abandoned.
+enum Piece {
+    Data(Bytes),
+    End,
+}
+
+impl Unpack<'_> {
+    /// Downloads and unpacks; the first fault of either side that is not a consequence of the other's.
+    pub(super) async fn run(&self) -> Result<(), Fault> {
+        let mut download = self.download()?;
+        let (sender, receiver) = channel(self.inner.options.queued_chunks.max(1));
+        let (narinfo, target, progress) = (self.narinfo.clone(), self.target.clone(), self.progress.clone());
+        let thread = spawn_blocking(move || unpack(receiver, &narinfo, &target, &progress));
+        let (fed, unpacked) = tokio::join!(self.feed(&mut download, sender), thread);
+        let unpacked = unpacked.unwrap_or(Err(Fault::Cancelled));
+        match (fed, unpacked) {
+            // Our disk failed while the download went on or broke: no other cache helps.
+            (_, Err(fault)) if fault.class() == Class::Local && !matches!(fault, Fault::Cancelled) => Err(fault),
+            (Err(fault), _) | (Ok(()), Err(fault)) => Err(fault),
+            (Ok(()), Ok(())) => Ok(()),
+        }
+    }
+
+    fn download(&self) -> Result<Download<'_>, Fault> {
+        let hints = self.narinfo.download();
+        let nar_size = self.narinfo.nar_size();
+        let limit = largest_file(nar_size);
+        if let Some(file_size) = hints.file_size.filter(|size| *size > limit) {
+            return Err(Fault::ImplausibleFileSize { file_size, nar_size });
+        }
+        let now = self.inner.options.clock.now();
+        let mut sources: Vec<Arc<Source>> = self
+            .inner
+            .sources
+            .iter()
+            .filter(|s| s.cache == self.source.cache && (s.id == self.source.id || s.conduct().rest(now).is_none()))
+            .cloned()
+            .collect();
+        sources.sort_by_key(|s| s.id != self.source.id);
+        let wanted = Wanted {
+            location: hints.url.as_str().to_owned(),
+            size: hints.file_size,
+            limit,
+        };
+        Ok(Download::new(
+            &self.inner.transport,
+            &self.inner.options,
+            sources,
+            wanted,
+        ))
+    }
+
+    /// Moves the file into the queue; ends early, without a fault, where the thread has stopped.
+    async fn feed(&self, download: &mut Download<'_>, queue: Sender<Piece>) -> Result<(), Fault> {
+        let wanted = self.narinfo.download().file_hash;
+        let mut hasher = wanted.map(|_| Sha256::new());
+        while let Some(chunk) = download.chunk(&|fault| self.progress.retried(fault)).await? {
+            self.progress.downloaded(chunk.len() as u64);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&chunk);
+            }
+            if queue.send(Piece::Data(chunk)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if let (Some(wanted), Some(hasher)) = (wanted, hasher) {
+            let found = FileHash::from(hasher.finalize());
+            if found != wanted {
+                return Err(Fault::FileHash { wanted, found });
+            }
+        }
+        // A thread that has stopped tells why by itself.
+        let _gone = queue.send(Piece::End).await.is_err();
+        Ok(())
+    }
+}
+
+/// Largest compressed size that is believed: no format in use makes anything a sixteenth larger.
+fn largest_file(nar_size: u64) -> u64 {
+    nar_size.saturating_add(nar_size / 16).saturating_add(1 << 20)
+}
+
+/// The thread's part. Whatever goes wrong, nothing is left at `target`.
+fn unpack(
+    receiver: Receiver<Piece>,
+    narinfo: &VerifiedNarInfo,
+    target: &Target,
+    progress: &Arc<dyn Progress>,
+) -> Result<(), Fault> {
+    let queue = Queue(Arc::new(Mutex::new(QueueState {
+        receiver,
+        current: Bytes::new(),
+        ended: false,
+    })));
+    let decoder = compression::decoder(narinfo.download().compression, queue.clone(), MAX_WINDOW)
+        .map_err(|source| Fault::of_nar(NarError::Decode { offset: 0, source }))?;
+    let counted = Counted {
+        inner: decoder,
+        progress: progress.as_ref(),
+    };
+    nar::restore(counted, target.parent.as_fd(), &target.name, &Limits::exactly(narinfo)).map_err(nar_fault)?;
+    let finished = queue.finish();
+    if finished.is_err() {
+        // The tree is good as a NAR, but the file it came in is not what was announced.
+        nar::remove_tree(target.parent.as_fd(), &target.name).map_err(|error| {
+            tracing::warn!(error = %error, "a refused tree could not be removed");
+            Fault::Cancelled
+        })?;
+    }
+    finished
+}
+
+/// A decoder's complaint and an abandoned queue both arrive as read errors.
+fn nar_fault(error: NarError) -> Fault {
+    match error {
+        NarError::Read { offset, source } => match DecodeError::of(&source) {
+            Some(decode) => Fault::of_nar(NarError::Decode {
+                offset,
+                source: decode.clone(),
+            }),
+            None => Fault::Cancelled,
+        },
+        other => Fault::of_nar(other),
+    }
+}
+
+/// The reading end of the queue; shared, so that its end can be seen once the decoder is done with it.
+#[derive(Clone)]
+struct Queue(Arc<Mutex<QueueState>>);
+
+struct QueueState {
+    receiver: Receiver<Piece>,
+    current: Bytes,
+    ended: bool,
+}
+
+impl Queue {
+    /// After the NAR's end: nothing may follow, and the feeder must have been content with the file.
+    fn finish(self) -> Result<(), Fault> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.current.is_empty() {
+            return Err(Fault::TrailingBytes);
+        }
+        if state.ended {
+            return Ok(());
+        }
+        match state.receiver.blocking_recv() {
+            Some(Piece::End) => Ok(()),
+            Some(Piece::Data(_)) => Err(Fault::TrailingBytes),
+            None => Err(Fault::Cancelled),
+        }
+    }
+}
+
+impl Read for Queue {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.current.is_empty() {
+            if state.ended {
+                return Ok(0);
+            }
+            match state.receiver.blocking_recv() {
+                Some(Piece::Data(data)) => state.current = data,
+                Some(Piece::End) => state.ended = true,
+                None => return Err(io::Error::other("the download was abandoned")),
+            }
+        }
+        let count = buffer.len().min(state.current.len());
+        buffer[..count].copy_from_slice(&state.current.split_to(count));
+        Ok(count)
+    }
+}
+
+/// Tells the progress what passes.
+struct Counted<'p, R> {
+    inner: R,
+    progress: &'p dyn Progress,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.progress.unpacked(count as u64);
+        Ok(count)
+    }
+}

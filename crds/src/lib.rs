@@ -1,5 +1,8 @@
 //! The language of cudaenv: Kubernetes objects, their validated meaning, and the selection of variants.
 //! Never does I/O, never reads a clock, never needs an async runtime.
 
+pub mod convert;
 pub mod domain;
+pub mod manifest;
 pub mod selection;
+pub mod v1alpha1;

@@ -1,6 +1,8 @@
 //! Every measured and documented vector of `tests/data`, through the public function.
 //! Never adapts an expectation: the files are facts.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{

@@ -3,6 +3,7 @@
 
 pub mod closure;
 pub mod documents;
+pub mod made_up;
 pub mod layout;
 pub mod node;
 pub mod parts;

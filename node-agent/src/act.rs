@@ -1,3 +1,4 @@
 //! Effects, one small arm per step of a plan. Never decides, never observes.
 
 pub mod enter;
+pub mod view;

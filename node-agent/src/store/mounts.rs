@@ -1,4 +1,4 @@
-//! The mount table of this process's mount namespace, as `/proc/self/mountinfo` gives it.
+//! The mount table of the calling thread's mount namespace, as `/proc/thread-self/mountinfo` gives it.
 //! Never asks a mounted file system anything: a dead one would hang us.
 
 use std::{
@@ -10,11 +10,13 @@ use std::{
 
 use super::StoreError;
 
-const MOUNTINFO: &str = "/proc/self/mountinfo";
+const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
 
 /// One line of the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// Device number of the mounted file system, `major:minor`.
+    pub device: String,
     /// Folder of the mounted file system that shows at the mount point.
     pub root: PathBuf,
     /// Where it shows.
@@ -46,7 +48,8 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
-    let root = unescape(fields.nth(3)?);
+    let device = String::from_utf8_lossy(fields.nth(2)?).into_owned();
+    let root = unescape(fields.next()?);
     let at = unescape(fields.next()?);
     let options = fields
         .next()?
@@ -55,6 +58,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         .collect();
     let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
     Some(Mount {
+        device,
         root,
         at,
         options,
@@ -94,7 +98,7 @@ mod tests {
         let text = b"36 35 98:0 / /mnt\\040a\\134b rw,nosuid - ext4 /dev/root rw,errors=continue\n\
             37 35 0:52 /x /v ro,nosuid,nodev shared:5 master:1 - overlay overlay ro,lowerdir=a:b\nbroken line\n";
         let table = parse(text);
-        assert_eq!(table.len(), 2);
+        assert_eq!((table.len(), table[1].device.as_str()), (2, "0:52"));
         assert_eq!(table[0].at, Path::new("/mnt a\\b"));
         assert_eq!(
             (table[1].kind.as_str(), table[1].root.as_path()),

@@ -18,7 +18,7 @@ use super::{NodeStore, StoreError, lock};
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
-    _locked: File,
+    locked: File,
 }
 
 /// The right to fetch one store path, held by one task of one process at a time.
@@ -90,6 +90,13 @@ impl Workspace {
         &self.path
     }
 
+    /// Writes everything to disk that the file system holds back. Its descriptor is as old as the folder, so that no
+    /// failed write in it, however long ago, goes unnoticed (syncfs(2), since Linux 5.8).
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        rustix::fs::syncfs(&self.locked)
+            .map_err(|errno| StoreError::Sync { path: self.path.clone(), source: errno.into() })
+    }
+
     /// Removes the folder and all in it.
     pub fn finish(self) -> Result<(), StoreError> {
         remove(&self.path)
@@ -117,7 +124,7 @@ pub(super) fn claim(path: &Path) -> Result<Option<Workspace>, StoreError> {
     let locked = lock::try_exclusive(&folder).map_err(unusable)?;
     Ok(locked.then(|| Workspace {
         path: path.to_owned(),
-        _locked: folder,
+        locked: folder,
     }))
 }
 

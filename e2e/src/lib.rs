@@ -3,8 +3,8 @@
 
 pub mod closure;
 pub mod documents;
-pub mod made_up;
 pub mod layout;
+pub mod made_up;
 pub mod node;
 pub mod parts;
 pub mod programs;

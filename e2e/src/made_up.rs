@@ -53,15 +53,24 @@ impl Closure {
 
     /// Like [`Closure::new`], with `files` data files in each folder.
     pub fn with_files(name: &str, count: usize, files: usize, bytes: usize) -> Result<Self> {
-        let paths: Vec<StorePath> = (0..count).map(|number| made_up_path(name, number)).collect::<Result<_>>()?;
+        let paths: Vec<StorePath> = (0..count)
+            .map(|number| made_up_path(name, number))
+            .collect::<Result<_>>()?;
         let members = paths.iter().enumerate().map(|(number, path)| {
             // Every path refers to the next and to one further on; the last to itself.
-            let mut references = vec![paths[(number + 1).min(count - 1)].clone(), paths[(2 * number + 1).min(count - 1)].clone()];
+            let mut references = vec![
+                paths[(number + 1).min(count - 1)].clone(),
+                paths[(2 * number + 1).min(count - 1)].clone(),
+            ];
             references.sort();
             references.dedup();
             let content = match number % 10 {
-                7 => Content::File { text: format!("file {number} of {name}\n") },
-                8 => Content::Link { target: paths[0].clone() },
+                7 => Content::File {
+                    text: format!("file {number} of {name}\n"),
+                },
+                8 => Content::Link {
+                    target: paths[0].clone(),
+                },
                 _ => Content::Folder { number, bytes, files },
             };
             if let Content::Link { .. } = content {
@@ -69,9 +78,15 @@ impl Closure {
                 references.sort();
                 references.dedup();
             }
-            Member { path: path.clone(), references, content }
+            Member {
+                path: path.clone(),
+                references,
+                content,
+            }
         });
-        Ok(Self { members: members.collect() })
+        Ok(Self {
+            members: members.collect(),
+        })
     }
 
     /// The members, root first.
@@ -91,7 +106,9 @@ impl Closure {
 
     /// Writes the closure's files below `store_dir`, as a Nix store would hold them.
     pub fn write(&self, store_dir: &Path) -> Result<()> {
-        self.members.iter().try_for_each(|member| member.write(&store_dir.join(member.path.base_name())))
+        self.members
+            .iter()
+            .try_for_each(|member| member.write(&store_dir.join(member.path.base_name())))
     }
 
     /// Puts the closure into a node store without any cache, through the same commit that a fetch ends with.
@@ -100,10 +117,17 @@ impl Closure {
         let mut narinfos = Vec::new();
         for member in &self.members {
             let parent = work.stage_layer(&member.path)?;
-            let place = work.path().join(member.path.hash()).join("nix/store").join(member.path.base_name());
+            let place = work
+                .path()
+                .join(member.path.hash())
+                .join("nix/store")
+                .join(member.path.base_name());
             member.write(&place)?;
-            let (nar_hash, nar_size) =
-                nar::dump(std::os::fd::AsFd::as_fd(&parent), member.path.base_name().as_ref(), &mut std::io::sink())?;
+            let (nar_hash, nar_size) = nar::dump(
+                std::os::fd::AsFd::as_fd(&parent),
+                member.path.base_name().as_ref(),
+                &mut std::io::sink(),
+            )?;
             let mut narinfo = NarInfo::new(Fields {
                 store_path: member.path.clone(),
                 nar_hash,
@@ -138,15 +162,29 @@ impl Member {
                 for folder in [&place.join("bin"), &share.join("empty")] {
                     fs::create_dir_all(folder)?;
                 }
-                write_file(&place.join(format!("bin/tool-{number}")), format!("tool {number}\n").as_bytes(), 0o555)?;
+                write_file(
+                    &place.join(format!("bin/tool-{number}")),
+                    format!("tool {number}\n").as_bytes(),
+                    0o555,
+                )?;
                 for file in 0..*files {
-                    let name = if file == 0 { "data".to_owned() } else { format!("data-{file}") };
+                    let name = if file == 0 {
+                        "data".to_owned()
+                    } else {
+                        format!("data-{file}")
+                    };
                     write_file(&share.join(name), &data(number + file, *bytes), 0o444)?;
                 }
                 if let Some(next) = self.references.iter().find(|reference| **reference != self.path) {
                     symlink(next.to_string(), place.join("next"))?;
                 }
-                for folder in [share.join("empty"), share.clone(), place.join("share"), place.join("bin"), place.to_owned()] {
+                for folder in [
+                    share.join("empty"),
+                    share.clone(),
+                    place.join("share"),
+                    place.join("bin"),
+                    place.to_owned(),
+                ] {
                     fs::set_permissions(&folder, fs::Permissions::from_mode(0o555))?;
                 }
                 Ok(())
@@ -162,22 +200,43 @@ impl Member {
                 anyhow::ensure!(fs::read_to_string(place).with_context(shown)? == *text, "{}", shown());
             }
             Content::Link { target } => {
-                anyhow::ensure!(fs::read_link(place).with_context(shown)? == Path::new(&target.to_string()), "{}", shown());
+                anyhow::ensure!(
+                    fs::read_link(place).with_context(shown)? == Path::new(&target.to_string()),
+                    "{}",
+                    shown()
+                );
             }
             Content::Folder { number, bytes, files } => {
                 let tool = fs::read_to_string(place.join(format!("bin/tool-{number}"))).with_context(shown)?;
                 anyhow::ensure!(tool == format!("tool {number}\n"), "{}", shown());
                 let share = place.join(format!("share/{number}"));
                 for file in 0..*files {
-                    let name = if file == 0 { "data".to_owned() } else { format!("data-{file}") };
-                    anyhow::ensure!(fs::read(share.join(name)).with_context(shown)? == data(number + file, *bytes), "{}", shown());
+                    let name = if file == 0 {
+                        "data".to_owned()
+                    } else {
+                        format!("data-{file}")
+                    };
+                    anyhow::ensure!(
+                        fs::read(share.join(name)).with_context(shown)? == data(number + file, *bytes),
+                        "{}",
+                        shown()
+                    );
                 }
-                anyhow::ensure!(fs::read_dir(share.join("empty")).with_context(shown)?.next().is_none(), "{}", shown());
-                let mut names: Vec<_> =
-                    fs::read_dir(place)?.map(|entry| entry.map(|found| found.file_name())).collect::<Result<_, _>>()?;
+                anyhow::ensure!(
+                    fs::read_dir(share.join("empty")).with_context(shown)?.next().is_none(),
+                    "{}",
+                    shown()
+                );
+                let mut names: Vec<_> = fs::read_dir(place)?
+                    .map(|entry| entry.map(|found| found.file_name()))
+                    .collect::<Result<_, _>>()?;
                 names.sort();
                 let linked = self.references.iter().any(|reference| *reference != self.path);
-                let want: &[&str] = if linked { &["bin", "next", "share"] } else { &["bin", "share"] };
+                let want: &[&str] = if linked {
+                    &["bin", "next", "share"]
+                } else {
+                    &["bin", "share"]
+                };
                 anyhow::ensure!(names == want, "{}: {names:?}", shown());
             }
         }
@@ -199,13 +258,19 @@ pub fn key_ring() -> Result<KeyRing> {
 fn made_up_path(name: &str, number: usize) -> Result<StorePath> {
     use sha2::Digest;
     let digest = sha2::Sha256::digest(format!("{name} {number}").as_bytes());
-    let hash: String = digest.iter().map(|byte| char::from(NIX_BASE32[usize::from(*byte) % 32])).collect();
+    let hash: String = digest
+        .iter()
+        .map(|byte| char::from(NIX_BASE32[usize::from(*byte) % 32]))
+        .collect();
     Ok(StorePath::from_base_name(&format!("{hash}-{name}-{number}"))?)
 }
 
 fn data(number: usize, bytes: usize) -> Vec<u8> {
     // Different in every file, and not to be compressed to nothing.
-    let mut state = u64::try_from(number).unwrap_or_default().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut state = u64::try_from(number)
+        .unwrap_or_default()
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        | 1;
     let next = || {
         state ^= state << 13;
         state ^= state >> 7;

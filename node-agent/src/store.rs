@@ -14,8 +14,8 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
 pub use layout::Layout;
 pub use lease::{Lease, LeaseContent};
 pub use record::{Record, RecordError};
-pub(crate) use state::ViewRecord;
 pub use staging::{PathLock, Workspace};
+pub(crate) use state::ViewRecord;
 pub use sweep::Swept;
 
 mod commit;

@@ -152,11 +152,15 @@ pub fn part(tree: BorrowedFd<'_>, part: &Path) -> Result<OwnedFd, ViewError> {
 /// Attaches a detached mount at `target`, which exists already. A link at `target` is not followed.
 pub fn attach(tree: BorrowedFd<'_>, target: &Path) -> Result<(), ViewError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let point = rustix::fs::open(target, flags, Mode::empty())
-        .map_err(|errno| ViewError::OpenTarget { target: target.to_owned(), source: errno.into() })?;
+    let point = rustix::fs::open(target, flags, Mode::empty()).map_err(|errno| ViewError::OpenTarget {
+        target: target.to_owned(),
+        source: errno.into(),
+    })?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(tree, "", &point, "", flags)
-        .map_err(|errno| ViewError::Attach { target: target.to_owned(), source: errno.into() })
+    rustix::mount::move_mount(tree, "", &point, "", flags).map_err(|errno| ViewError::Attach {
+        target: target.to_owned(),
+        source: errno.into(),
+    })
 }
 
 fn mount_at_home(plan: &ViewPlan, store: &NodeStore) -> Result<(), ViewError> {
@@ -172,8 +176,10 @@ fn clone_mount(parent: impl AsFd, path: &Path) -> Result<OwnedFd, ViewError> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW
         | OpenTreeFlags::AT_EMPTY_PATH;
-    rustix::mount::open_tree(parent, path, flags)
-        .map_err(|errno| ViewError::Part { part: path.to_owned(), source: errno.into() })
+    rustix::mount::open_tree(parent, path, flags).map_err(|errno| ViewError::Part {
+        part: path.to_owned(),
+        source: errno.into(),
+    })
 }
 
 fn is_mounted_read_only(at: &Path) -> Result<bool, ViewError> {
@@ -182,6 +188,8 @@ fn is_mounted_read_only(at: &Path) -> Result<bool, ViewError> {
 }
 
 fn unmount(at: &Path) -> Result<(), ViewError> {
-    rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
-        .map_err(|errno| ViewError::Unmount { target: at.to_owned(), source: errno.into() })
+    rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(|errno| ViewError::Unmount {
+        target: at.to_owned(),
+        source: errno.into(),
+    })
 }

@@ -29,10 +29,15 @@ impl Workspace {
         let layer = self.staged_layer(path);
         super::staging::remove(&layer)?;
         let parent = layer.join(inside_layer());
-        fs::create_dir_all(&parent).map_err(|source| StoreError::Create { path: parent.clone(), source })?;
+        fs::create_dir_all(&parent).map_err(|source| StoreError::Create {
+            path: parent.clone(),
+            source,
+        })?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::open(&parent, flags, Mode::empty())
-            .map_err(|errno| StoreError::Open { path: parent, source: errno.into() })
+        rustix::fs::open(&parent, flags, Mode::empty()).map_err(|errno| StoreError::Open {
+            path: parent,
+            source: errno.into(),
+        })
     }
 
     /// Removes what was staged for `path`: after an error nothing of it is used again.
@@ -69,13 +74,19 @@ impl NodeStore {
         let layout = self.layout();
         let _no_sweep = lock::shared(&layout.lock())?;
         for narinfo in narinfos {
-            let (staged, place) = (work.staged_layer(narinfo.store_path()), layout.layer(narinfo.store_path()));
+            let (staged, place) = (
+                work.staged_layer(narinfo.store_path()),
+                layout.layer(narinfo.store_path()),
+            );
             self.make_room(work, narinfo.store_path(), &place)?;
             rename(&staged, &place)?;
         }
         sync_folder(&layout.store())?;
         for narinfo in narinfos {
-            rename(&work.staged_record(narinfo.store_path()), &layout.record(narinfo.store_path()))?;
+            rename(
+                &work.staged_record(narinfo.store_path()),
+                &layout.record(narinfo.store_path()),
+            )?;
         }
         sync_folder(&layout.meta())
     }
@@ -85,7 +96,11 @@ impl NodeStore {
         let aside = work.path().join(format!("{}.old", path.hash()));
         match fs::rename(place, &aside) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(StoreError::Move { from: place.to_owned(), to: aside, source }),
+            Err(source) => Err(StoreError::Move {
+                from: place.to_owned(),
+                to: aside,
+                source,
+            }),
             Ok(()) => Ok(()),
         }
     }

@@ -93,8 +93,10 @@ impl Workspace {
     /// Writes everything to disk that the file system holds back. Its descriptor is as old as the folder, so that no
     /// failed write in it, however long ago, goes unnoticed (syncfs(2), since Linux 5.8).
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        rustix::fs::syncfs(&self.locked)
-            .map_err(|errno| StoreError::Sync { path: self.path.clone(), source: errno.into() })
+        rustix::fs::syncfs(&self.locked).map_err(|errno| StoreError::Sync {
+            path: self.path.clone(),
+            source: errno.into(),
+        })
     }
 
     /// Removes the folder and all in it.

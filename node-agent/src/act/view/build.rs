@@ -53,7 +53,11 @@ fn show(work: &Workspace, staged: &Path, place: &Path) -> Result<(), ViewError> 
     work.sync()?;
     match fs::rename(staged, place) {
         Ok(()) => {}
-        Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {}
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+            ) => {}
         Err(source) => {
             let (from, to) = (staged.to_owned(), place.to_owned());
             return Err(StoreError::Move { from, to, source }.into());
@@ -76,19 +80,34 @@ fn check_layer(layer: &ViewLayer, store: &NodeStore) -> Result<(), ViewError> {
 fn stage_base(staged: &Path, plan: &ViewPlan, store: &NodeStore) -> Result<(), ViewError> {
     let (layout, digest) = (store.layout(), &plan.digest);
     // Where something will lie in the view's folder is where it lies in the staged one.
-    let here = |path: PathBuf| path.strip_prefix(layout.view(digest)).map(|name| staged.join(name)).unwrap_or(path);
+    let here = |path: PathBuf| {
+        path.strip_prefix(layout.view(digest))
+            .map(|name| staged.join(name))
+            .unwrap_or(path)
+    };
     let layers = here(layout.view_layers(digest));
     let face = here(layout.face(digest));
     let mounts = [ViewKind::Overlay, ViewKind::Plain].map(|kind| here(layout.view_mount(digest, kind)));
-    for folder in [staged, &layers, &face, &face.join("packages")].into_iter().chain(mounts.iter().map(PathBuf::as_path)) {
-        fs::create_dir(folder).map_err(|source| ViewError::Create { path: folder.to_owned(), source })?;
+    for folder in [staged, &layers, &face, &face.join("packages")]
+        .into_iter()
+        .chain(mounts.iter().map(PathBuf::as_path))
+    {
+        fs::create_dir(folder).map_err(|source| ViewError::Create {
+            path: folder.to_owned(),
+            source,
+        })?;
     }
     for (index, layer) in plan.layers().enumerate() {
         make_link(&layer_link(layer, store, plan), &layers.join(index.to_string()))?;
     }
     stage_face(&face, plan)?;
-    let record = serde_json::to_vec(&ViewRecord { paths: plan.paths.clone() })
-        .map_err(|source| StoreError::BadList { path: layout.view_record(digest), source })?;
+    let record = serde_json::to_vec(&ViewRecord {
+        paths: plan.paths.clone(),
+    })
+    .map_err(|source| StoreError::BadList {
+        path: layout.view_record(digest),
+        source,
+    })?;
     let file = here(layout.view_record(digest));
     fs::write(&file, record).map_err(|source| ViewError::Create { path: file, source })
 }
@@ -113,21 +132,32 @@ fn stage_face(face: &Path, plan: &ViewPlan) -> Result<(), ViewError> {
         settle(&link, None)?;
     }
     let file = face.join("cudaenv.json");
-    fs::write(&file, &plan.cudaenv_json).map_err(|source| ViewError::Create { path: file.clone(), source })?;
+    fs::write(&file, &plan.cudaenv_json).map_err(|source| ViewError::Create {
+        path: file.clone(),
+        source,
+    })?;
     settle(&file, Some(0o444))?;
     settle(&packages, Some(0o555))?;
     settle(face, Some(0o555))
 }
 
 fn make_link(target: &Path, link: &Path) -> Result<(), ViewError> {
-    symlink(target, link).map_err(|source| ViewError::Create { path: link.to_owned(), source })
+    symlink(target, link).map_err(|source| ViewError::Create {
+        path: link.to_owned(),
+        source,
+    })
 }
 
 /// Gives a file its final mode and time.
 fn settle(path: &Path, mode: Option<u32>) -> Result<(), ViewError> {
-    mode.map_or(Ok(()), |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-        .and_then(|()| Ok(rustix::fs::utimensat(CWD, path, &MTIME, AtFlags::SYMLINK_NOFOLLOW)?))
-        .map_err(|source| ViewError::Create { path: path.to_owned(), source })
+    mode.map_or(Ok(()), |mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    })
+    .and_then(|()| Ok(rustix::fs::utimensat(CWD, path, &MTIME, AtFlags::SYMLINK_NOFOLLOW)?))
+    .map_err(|source| ViewError::Create {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn exists(path: &Path) -> bool {

@@ -32,7 +32,10 @@ const GROUPS: &str = "groups";
 /// Mounts a view by handing over its layers' descriptors, or nothing where the kernel cannot do that.
 pub(super) fn mount_by_descriptors(plan: &ViewPlan, store: &NodeStore) -> Result<Option<OwnedFd>, ViewError> {
     check_depth(plan, store)?;
-    let mount_failed = |errno: Errno| ViewError::Mount { digest: plan.digest.clone(), source: errno.into() };
+    let mount_failed = |errno: Errno| ViewError::Mount {
+        digest: plan.digest.clone(),
+        source: errno.into(),
+    };
     let mut groups = Vec::with_capacity(plan.groups.len());
     for group in &plan.groups {
         let folders = group.iter().map(|layer| open_layer(&place(layer, plan, store)));
@@ -75,9 +78,8 @@ fn overlay(
             rustix::mount::fsconfig_set_string(context.as_fd(), "context", label)?;
         }
         rustix::mount::fsconfig_create(context.as_fd())?;
-        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
         rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
     Ok(finish())
@@ -91,8 +93,14 @@ pub(super) fn mount_by_options(plan: &ViewPlan, store: &NodeStore) -> Result<(),
     let folder = layout.view_layers(&plan.digest);
     let label = plan.selinux_label.as_deref();
     let mut names = (0_usize..).map(|index| index.to_string());
-    let mut group_names = plan.groups.iter().map(|group| names.by_ref().take(group.len()).collect::<Vec<_>>());
-    let mount_failed = |source| ViewError::Mount { digest: plan.digest.clone(), source };
+    let mut group_names = plan
+        .groups
+        .iter()
+        .map(|group| names.by_ref().take(group.len()).collect::<Vec<_>>());
+    let mount_failed = |source| ViewError::Mount {
+        digest: plan.digest.clone(),
+        source,
+    };
     if plan.groups.len() == 1 {
         let names = group_names.next().unwrap_or_default();
         return mount_in(&folder, &names, &at, label).map_err(mount_failed);
@@ -136,7 +144,10 @@ fn mount_in(folder: &Path, names: &[String], at: &Path, selinux_label: Option<&s
 }
 
 /// Gives the calling thread a working directory of its own.
-#[expect(deprecated, reason = "the replacement is unsafe because of UnshareFlags::FILES, which is not used here")]
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe because of UnshareFlags::FILES, which is not used here"
+)]
 fn leave_shared_directory() -> Result<(), Errno> {
     rustix::thread::unshare(UnshareFlags::FS)
 }
@@ -147,7 +158,10 @@ fn check_depth(plan: &ViewPlan, store: &NodeStore) -> Result<(), ViewError> {
     let on_overlay = rustix::fs::statfs(state)
         .is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| kind == OVERLAYFS_SUPER_MAGIC));
     if on_overlay && plan.groups.len() > 1 {
-        return Err(ViewError::TooDeep { digest: plan.digest.clone(), layers: plan.layers().count() });
+        return Err(ViewError::TooDeep {
+            digest: plan.digest.clone(),
+            layers: plan.layers().count(),
+        });
     }
     Ok(())
 }
@@ -162,6 +176,8 @@ fn place(layer: &ViewLayer, plan: &ViewPlan, store: &NodeStore) -> PathBuf {
 
 fn open_layer(path: &Path) -> Result<OwnedFd, ViewError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|errno| ViewError::OpenLayer { path: path.to_owned(), source: errno.into() })
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| ViewError::OpenLayer {
+        path: path.to_owned(),
+        source: errno.into(),
+    })
 }

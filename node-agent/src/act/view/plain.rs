@@ -34,7 +34,10 @@ struct Level {
 
 /// Links the files of every layer of `plan` below `tree`, which is created.
 pub(super) fn link_layers(plan: &ViewPlan, store: &NodeStore, tree: &Path) -> Result<(), ViewError> {
-    let created = |errno: Errno| ViewError::Create { path: tree.to_owned(), source: errno.into() };
+    let created = |errno: Errno| ViewError::Create {
+        path: tree.to_owned(),
+        source: errno.into(),
+    };
     rustix::fs::mkdir(tree, Mode::from_raw_mode(0o755)).map_err(created)?;
     for layer in plan.layers() {
         let root = match layer {
@@ -78,7 +81,9 @@ enum Failed {
 /// Deals with the next entry of a folder.
 fn next_step(level: &mut Level) -> Result<Step, Failed> {
     let Some(entry) = level.entries.next() else {
-        return settle(level).map(|()| Step::Finished).map_err(|errno| Failed::Linking(c"".to_owned(), errno));
+        return settle(level)
+            .map(|()| Step::Finished)
+            .map_err(|errno| Failed::Linking(c"".to_owned(), errno));
     };
     let entry = entry.map_err(Failed::Reading)?;
     let name = entry.file_name();
@@ -115,41 +120,64 @@ fn link_entry(level: &Level, name: &std::ffi::CStr, kind: FileType) -> Result<St
     open_level(name.to_owned(), (level.from.as_fd(), name), (level.to.as_fd(), name)).map(Step::Deeper)
 }
 
-fn open_level<P: rustix::path::Arg>(
-    name: CString,
-    from: (impl AsFd, P),
-    to: (impl AsFd, P),
-) -> Result<Level, Errno> {
+fn open_level<P: rustix::path::Arg>(name: CString, from: (impl AsFd, P), to: (impl AsFd, P)) -> Result<Level, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let from = rustix::fs::openat(from.0, from.1, flags, Mode::empty())?;
     let to = rustix::fs::openat(to.0, to.1, flags, Mode::empty())?;
     let entries = Dir::read_from(&from)?;
-    Ok(Level { name, from, to, entries })
+    Ok(Level {
+        name,
+        from,
+        to,
+        entries,
+    })
 }
 
 /// Gives a finished folder the time of its original and, unless others may still add to it, its mode.
 fn settle(level: &Level) -> Result<(), Errno> {
-    let Stat { st_mode, st_mtime, st_mtime_nsec, .. } = rustix::fs::fstat(&level.from)?;
+    let Stat {
+        st_mode,
+        st_mtime,
+        st_mtime_nsec,
+        ..
+    } = rustix::fs::fstat(&level.from)?;
     rustix::fs::fchmod(&level.to, Mode::from_raw_mode(st_mode & 0o7777))?;
     let nanoseconds = st_mtime_nsec.try_into().unwrap_or_default();
-    let time = Timespec { tv_sec: st_mtime.try_into().unwrap_or_default(), tv_nsec: nanoseconds };
-    rustix::fs::futimens(&level.to, &Timestamps { last_access: time, last_modification: time })
+    let time = Timespec {
+        tv_sec: st_mtime.try_into().unwrap_or_default(),
+        tv_nsec: nanoseconds,
+    };
+    rustix::fs::futimens(
+        &level.to,
+        &Timestamps {
+            last_access: time,
+            last_modification: time,
+        },
+    )
 }
 
 fn read_error(from: &Path, levels: &[Level], errno: Errno) -> ViewError {
-    ViewError::ReadTree { path: path_of(from, levels), source: errno.into() }
+    ViewError::ReadTree {
+        path: path_of(from, levels),
+        source: errno.into(),
+    }
 }
 
 fn link_error(from: &Path, levels: &[Level], name: &std::ffi::CStr, errno: Errno) -> ViewError {
     let path = path_of(from, levels).join(std::ffi::OsStr::from_bytes(name.to_bytes()));
     match errno {
         Errno::XDEV => ViewError::OtherFileSystem { path },
-        errno => ViewError::Link { path, source: errno.into() },
+        errno => ViewError::Link {
+            path,
+            source: errno.into(),
+        },
     }
 }
 
 fn path_of(from: &Path, levels: &[Level]) -> PathBuf {
-    levels.iter().fold(from.to_owned(), |path, level| path.join(std::ffi::OsStr::from_bytes(level.name.to_bytes())))
+    levels.iter().fold(from.to_owned(), |path, level| {
+        path.join(std::ffi::OsStr::from_bytes(level.name.to_bytes()))
+    })
 }
 
 /// Mounts the built tree at its own mount point: a bind, then read-only, which Linux does not do in one step.
@@ -159,16 +187,23 @@ pub(super) fn mount(plan: &ViewPlan, store: &NodeStore) -> Result<(), ViewError>
     // A crash may have come between the two steps: a mount that is there but writable needs the second one only.
     let table = crate::store::mounts::read()?;
     if crate::store::mounts::mounted_at(&table, &at).is_none() {
-        rustix::mount::mount_bind(&tree, &at)
-            .map_err(|errno| ViewError::Mount { digest: plan.digest.clone(), source: errno.into() })?;
+        rustix::mount::mount_bind(&tree, &at).map_err(|errno| ViewError::Mount {
+            digest: plan.digest.clone(),
+            source: errno.into(),
+        })?;
     }
     let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount_remount(&at, flags, "")
-        .map_err(|errno| ViewError::ReadOnly { at: at.clone(), source: errno.into() })?;
+    rustix::mount::mount_remount(&at, flags, "").map_err(|errno| ViewError::ReadOnly {
+        at: at.clone(),
+        source: errno.into(),
+    })?;
     // Some kernels took MS_BIND|MS_RDONLY without a word and left the mount writable: look.
     if is_mounted_read_only(&at)? {
         Ok(())
     } else {
-        Err(ViewError::ReadOnly { at, source: std::io::ErrorKind::Unsupported.into() })
+        Err(ViewError::ReadOnly {
+            at,
+            source: std::io::ErrorKind::Unsupported.into(),
+        })
     }
 }

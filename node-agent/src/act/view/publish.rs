@@ -25,26 +25,25 @@ pub enum Published {
 
 /// Binds the view that is mounted at its own mount point to `target`, `ro,nosuid,nodev`; makes the folder `target` where
 /// there is none (its parent must be there). Again does nothing.
-pub fn publish(
-    digest: &ViewDigest,
-    kind: ViewKind,
-    store: &NodeStore,
-    target: &Path,
-) -> Result<Published, ViewError> {
+pub fn publish(digest: &ViewDigest, kind: ViewKind, store: &NodeStore, target: &Path) -> Result<Published, ViewError> {
     let home = store.layout().view_mount(digest, kind);
     let table = mounts::read()?;
-    let view =
-        mounts::mounted_at(&table, &home).ok_or_else(|| ViewError::NotMounted { digest: digest.clone() })?;
+    let view = mounts::mounted_at(&table, &home).ok_or_else(|| ViewError::NotMounted { digest: digest.clone() })?;
     if let Some(mount) = mounts::mounted_at(&table, target) {
         return if same_files(mount, view) {
             Ok(Published::Before)
         } else {
-            Err(ViewError::TargetBusy { target: target.to_owned() })
+            Err(ViewError::TargetBusy {
+                target: target.to_owned(),
+            })
         };
     }
     match fs::create_dir(target) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(ViewError::OpenTarget { target: target.to_owned(), source: error });
+            return Err(ViewError::OpenTarget {
+                target: target.to_owned(),
+                source: error,
+            });
         }
         Ok(()) | Err(_) => {}
     }
@@ -63,9 +62,10 @@ pub fn unpublish(target: &Path) -> Result<(), ViewError> {
         unmount(target)?;
     }
     match fs::remove_dir(target) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(ViewError::RemoveTarget { target: target.to_owned(), source: error })
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ViewError::RemoveTarget {
+            target: target.to_owned(),
+            source: error,
+        }),
         Ok(()) | Err(_) => Ok(()),
     }
 }

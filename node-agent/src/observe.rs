@@ -1,4 +1,5 @@
 //! Reads the machine. Never decides, never changes anything.
 
 pub mod driver;
+pub mod gpus;
 pub mod host_root;

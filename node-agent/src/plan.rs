@@ -1,5 +1,6 @@
 //! Pure planning: from snapshots to steps. Never does I/O; time is a parameter.
 
+pub mod bridge;
 pub mod collect;
 pub mod fetch;
 pub mod root;

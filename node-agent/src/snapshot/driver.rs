@@ -137,6 +137,18 @@ pub struct DriverFiles {
     pub files: Vec<LibraryFile>,
 }
 
+/// User-mode driver libraries in a store path: they take the place of the node's where forward compatibility is chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompatFiles {
+    /// Where they lie, below the store path.
+    pub directory: PathBuf,
+    /// From libcuda's file name.
+    pub version: Option<DriverVersion>,
+    /// Sorted by name.
+    pub files: Vec<LibraryFile>,
+}
+
 /// How the CUDA release of a driver is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -16,6 +16,7 @@ const PROGBITS: u32 = 1;
 const STRTAB: u32 = 3;
 const DYNAMIC: u32 = 6;
 const NOTE: u32 = 7;
+const DYNSYM: u32 = 11;
 
 /// A shared library for x86-64 in which every byte is mapped where it lies.
 pub(crate) fn elf(spec: &ElfSpec<'_>) -> Vec<u8> {
@@ -28,9 +29,17 @@ pub(crate) fn elf(spec: &ElfSpec<'_>) -> Vec<u8> {
         entries.push((tag, strings.len() as u64));
         strings.extend(text.bytes().chain([0]));
     }
-    let mut file = vec![0; 64 + 3 * 56];
+    // Room behind the program headers, as the hash tables of real libraries make it.
+    let mut file = vec![0; 1024];
     let dynstr = append(&mut file, &strings, 8);
-    entries.extend([(5, dynstr.0), (10, strings.len() as u64), (0, 0)]);
+    let dynsym = append(&mut file, &[0; 24], 8);
+    entries.extend([
+        (5, dynstr.0),
+        (6, dynsym.0),
+        (11, 24),
+        (10, strings.len() as u64),
+        (0, 0),
+    ]);
     let dynamic: Vec<u8> = entries
         .iter()
         .flat_map(|(tag, value)| [tag.to_le_bytes(), value.to_le_bytes()].concat())
@@ -40,6 +49,7 @@ pub(crate) fn elf(spec: &ElfSpec<'_>) -> Vec<u8> {
         ("", 0, (0, 0), 0, 0),
         (".dynstr", STRTAB, dynstr, 0, 0),
         (".dynamic", DYNAMIC, dynamic, 1, 16),
+        (".dynsym", DYNSYM, dynsym, 1, 24),
     ];
     for (name, bytes) in &spec.sections {
         let kind = if name.starts_with(".note") { NOTE } else { PROGBITS };
@@ -115,7 +125,7 @@ fn section_header(name: u32, kind: u32, flags: u64, (offset, size): (u64, u64), 
     let address = if flags == 0 { 0 } else { offset };
     let mut bytes = [name.to_le_bytes(), kind.to_le_bytes()].concat();
     bytes.extend([flags, address, offset, size].map(u64::to_le_bytes).concat());
-    bytes.extend([link.to_le_bytes(), 0u32.to_le_bytes()].concat());
+    bytes.extend([link.to_le_bytes(), u32::from(kind == DYNSYM).to_le_bytes()].concat());
     bytes.extend([if kind == 0 { 0 } else { 8 }, entry].map(u64::to_le_bytes).concat());
     bytes
 }

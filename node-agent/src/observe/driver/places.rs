@@ -143,7 +143,7 @@ fn failed(error: &io::Error) -> Found {
 ///
 /// A driver's libcuda is a regular file that carries its version in its name. A plain `libcuda.so` (nixpkgs' and the
 /// toolkit's stubs), and anything in a directory called `stubs`, is none.
-fn libcuda_in(root: &Root, directory: &Path) -> io::Result<Found> {
+pub(super) fn libcuda_in(root: &Root, directory: &Path) -> io::Result<Found> {
     let names: Vec<String> = (root.list(directory)?.into_iter())
         .filter_map(|(name, _)| name.into_string().ok())
         .filter(|name| name.starts_with("libcuda.so"))

@@ -1,0 +1,246 @@
+//! The GPUs of a machine: from NVML where a kernel module is loaded, else as a person states them.
+//! Never initialises NVML without a module: as root that would create `/dev/nvidiactl` on a machine that has no driver.
+
+use std::path::{Path, PathBuf};
+
+use crds::domain::{
+    cuda::{ComputeCapability, CudaVersion, NumberError},
+    driver::DriverVersion,
+    node::{Brand, Gpu},
+};
+use nvml_wrapper::{Device, Nvml, enum_wrappers::device::Brand as NvmlBrand, error::NvmlError};
+use serde::Deserialize;
+
+use crate::snapshot::driver::KernelModule;
+
+/// What a person states of a node, in a file of JSON or YAML.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Facts {
+    /// The driver; absent: it is detected.
+    pub driver: Option<StatedDriver>,
+    #[serde(default)]
+    pub gpus: Vec<Gpu>,
+}
+
+/// A driver as stated.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StatedDriver {
+    pub version: DriverVersion,
+    /// Absent: what the version's branch is known to have.
+    pub cuda: Option<CudaVersion>,
+}
+
+/// What NVML answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// One entry for each kind, in the order of the kinds' first GPU.
+    pub gpus: Vec<Gpu>,
+    /// GPUs that did not answer (fallen off the bus, for one), and why.
+    pub faults: Vec<String>,
+}
+
+/// Why a stated GPU is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    #[error("the compute capability of GPU `{text}` cannot be read")]
+    ComputeCapability { text: String, source: NumberError },
+    #[error("`{brand}` is not a GPU brand known to NVML; known are {}", known_brands())]
+    Brand { brand: String },
+}
+
+/// Why a file of facts cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    #[error("the facts are no JSON or YAML of the known form")]
+    Form(#[source] Box<serde_saphyr::Error>),
+    #[error("gpus[{index}].count is 0")]
+    NoCount { index: usize },
+}
+
+/// Why NVML could not be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum NvmlFault {
+    #[error("cannot load and initialise {}", library.display())]
+    Init { library: PathBuf, source: NvmlError },
+    #[error("NVML did not say how many GPUs there are")]
+    Count(#[source] NvmlError),
+}
+
+fn known_brands() -> String {
+    Brand::ALL.map(|(_, name)| name).join(", ")
+}
+
+/// Reads `COMPUTE-CAPABILITY[:BRAND]`, such as `9.0:tesla`.
+pub fn parse_gpu(text: &str) -> Result<Gpu, GpuError> {
+    let (capability, brand) = match text.split_once(':') {
+        Some((capability, brand)) => (capability, Some(brand)),
+        None => (text, None),
+    };
+    let compute_capability = capability
+        .trim()
+        .parse()
+        .map_err(|source| GpuError::ComputeCapability {
+            text: text.chars().take(64).collect(),
+            source,
+        })?;
+    let named = |brand: &str| {
+        Brand::from_name(brand).ok_or_else(|| GpuError::Brand {
+            brand: brand.chars().take(64).collect(),
+        })
+    };
+    Ok(Gpu {
+        compute_capability,
+        brand: brand.map(named).transpose()?,
+        model: None,
+        count: 1,
+    })
+}
+
+/// Reads a file of facts.
+pub fn parse_facts(text: &str) -> Result<Facts, FactsError> {
+    let facts: Facts = serde_saphyr::from_str(text).map_err(|error| FactsError::Form(Box::new(error)))?;
+    match facts.gpus.iter().position(|gpu| gpu.count == 0) {
+        Some(index) => Err(FactsError::NoCount { index }),
+        None => Ok(facts),
+    }
+}
+
+/// GPUs of the same kind become one entry with their count.
+pub fn group(gpus: impl IntoIterator<Item = Gpu>) -> Vec<Gpu> {
+    let mut kinds: Vec<Gpu> = Vec::new();
+    for gpu in gpus {
+        let same = |kind: &&mut Gpu| {
+            (kind.compute_capability, kind.brand, &kind.model) == (gpu.compute_capability, gpu.brand, &gpu.model)
+        };
+        match kinds.iter_mut().find(same) {
+            Some(kind) => kind.count = kind.count.saturating_add(gpu.count),
+            None => kinds.push(gpu),
+        }
+    }
+    kinds
+}
+
+/// Asks the driver's own NVML (`libnvidia-ml.so.<version>` at `library`). The module is the proof that one is loaded.
+///
+/// The library is loaded for this call alone and let go before it returns.
+pub fn observe(library: &Path, _module: &KernelModule) -> Result<Observed, NvmlFault> {
+    let nvml = (Nvml::builder().lib_path(library.as_os_str()).init()).map_err(|source| NvmlFault::Init {
+        library: library.to_owned(),
+        source,
+    })?;
+    let count = nvml.device_count().map_err(NvmlFault::Count)?;
+    let mut observed = Observed::default();
+    let mut gpus = Vec::new();
+    for index in 0..count {
+        match nvml.device_by_index(index).and_then(|device| gpu(&device)) {
+            Ok(gpu) => gpus.push(gpu),
+            Err(error) => observed.faults.push(format!("GPU {index} does not answer: {error}")),
+        }
+    }
+    observed.gpus = group(gpus);
+    Ok(observed)
+}
+
+/// The compute capability must be known; a brand or a name newer than the wrapper's tables may be missing.
+fn gpu(device: &Device<'_>) -> Result<Gpu, NvmlError> {
+    let capability = device.cuda_compute_capability()?;
+    let number = |part: i32| u16::try_from(part).map_err(|_| NvmlError::Unknown);
+    Ok(Gpu {
+        compute_capability: ComputeCapability::new(number(capability.major)?, number(capability.minor)?),
+        brand: device.brand().ok().and_then(brand),
+        model: device.name().ok(),
+        count: 1,
+    })
+}
+
+fn brand(brand: NvmlBrand) -> Option<Brand> {
+    Some(match brand {
+        NvmlBrand::Unknown => return None,
+        NvmlBrand::Quadro => Brand::Quadro,
+        NvmlBrand::Tesla => Brand::Tesla,
+        NvmlBrand::NVS => Brand::Nvs,
+        NvmlBrand::GRID => Brand::Grid,
+        NvmlBrand::GeForce => Brand::GeForce,
+        NvmlBrand::Titan => Brand::Titan,
+        NvmlBrand::VApps => Brand::VApps,
+        NvmlBrand::VPC => Brand::Vpc,
+        NvmlBrand::VCS => Brand::Vcs,
+        NvmlBrand::VWS => Brand::Vws,
+        NvmlBrand::CloudGaming | NvmlBrand::VGaming => Brand::CloudGaming,
+        NvmlBrand::QuadroRTX => Brand::QuadroRtx,
+        NvmlBrand::NvidiaRTX => Brand::NvidiaRtx,
+        NvmlBrand::Nvidia => Brand::Nvidia,
+        NvmlBrand::GeForceRTX => Brand::GeForceRtx,
+        NvmlBrand::TitanRTX => Brand::TitanRtx,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_stated_by_its_capability_and_perhaps_its_brand() {
+        let gpu = parse_gpu("9.0:tesla").unwrap();
+        assert_eq!(
+            (gpu.compute_capability.to_string().as_str(), gpu.brand, gpu.count),
+            ("9.0", Some(Brand::Tesla), 1)
+        );
+        assert_eq!(parse_gpu("8.9").unwrap().brand, None);
+        assert_eq!(parse_gpu("12.0:GeForce RTX").unwrap().brand, Some(Brand::GeForceRtx));
+        for text in ["", "sm_90", "9", "9.0.1", ":tesla", "９.0"] {
+            assert!(
+                matches!(parse_gpu(text), Err(GpuError::ComputeCapability { .. })),
+                "{text}"
+            );
+        }
+        for text in ["9.0:", "9.0:h100", "9.0:tesla:tesla"] {
+            let error = parse_gpu(text).unwrap_err();
+            assert!(error.to_string().contains("quadro-rtx"), "{error}");
+        }
+    }
+
+    #[test]
+    fn facts_are_json_or_yaml_and_nothing_unknown() {
+        let json = r#"{"driver": {"version": "535.274.02"}, "gpus": [{"computeCapability": "9.0", "brand": "tesla", "count": 8}]}"#;
+        let yaml = "driver:\n  version: 535.274.02\ngpus:\n- computeCapability: \"9.0\"\n  brand: tesla\n  count: 8\n";
+        let facts = parse_facts(json).unwrap();
+        assert_eq!(parse_facts(yaml).unwrap(), facts);
+        assert_eq!(facts.driver.unwrap().version.as_str(), "535.274.02");
+        assert_eq!((facts.gpus[0].count, facts.gpus[0].brand), (8, Some(Brand::Tesla)));
+        for text in [
+            r#"{"gpu": []}"#,
+            r#"{"gpus": [{"computeCapability": "9.0", "brnad": "tesla"}]}"#,
+            r#"{"gpus": [{"computeCapability": "9.0", "brand": "h100"}]}"#,
+            r#"{"driver": {"version": "535"}}"#,
+            r#"{"gpus": [{}]}"#,
+            "[1, 2",
+        ] {
+            assert!(matches!(parse_facts(text), Err(FactsError::Form(_))), "{text}");
+        }
+        let none = r#"{"gpus": [{"computeCapability": "9.0", "count": 0}]}"#;
+        assert!(matches!(parse_facts(none), Err(FactsError::NoCount { index: 0 })));
+    }
+
+    #[test]
+    fn gpus_of_one_kind_are_counted() {
+        let kinds = group(["9.0:tesla", "8.0:tesla", "9.0:tesla", "9.0"].map(|text| parse_gpu(text).unwrap()));
+        let shown: Vec<String> = kinds
+            .iter()
+            .map(|gpu| format!("{}x{:?}", gpu.count, gpu.compute_capability))
+            .collect();
+        assert_eq!(shown, ["2x9.0", "1x8.0", "1x9.0"]);
+    }
+
+    #[test]
+    fn a_library_that_is_not_there_is_named() {
+        let module = KernelModule::observed("550.54.15".parse().unwrap());
+        let error = observe(Path::new("/nonexistent/libnvidia-ml.so.550.54.15"), &module).unwrap_err();
+        assert!(
+            error.to_string().contains("/nonexistent/libnvidia-ml.so.550.54.15"),
+            "{error}"
+        );
+    }
+}

@@ -56,9 +56,10 @@ const LZMA_OVERHEAD: u64 = 1 << 20;
 impl Lzma {
     fn new(compression: Compression, max_window: u64) -> Result<Self, DecodeError> {
         let memory = max_window.saturating_add(LZMA_OVERHEAD);
-        let stream = match compression {
-            Compression::Lzma => Stream::new_lzma_decoder(memory),
-            _ => Stream::new_stream_decoder(memory, CONCATENATED),
+        let stream = if compression == Compression::Lzma {
+            Stream::new_lzma_decoder(memory)
+        } else {
+            Stream::new_stream_decoder(memory, CONCATENATED)
         };
         let stream = stream.map_err(|_| DecodeError::NoMemory(compression))?;
         Ok(Self {

@@ -18,7 +18,7 @@ use binary_cache::{
     compression::{Compression, Encoder, MAX_WINDOW, decoder},
     nar::{self, Limits, NarError, Restored},
 };
-use nar_text::{entries_named, entry_named, link_to, nar, nested, token, words};
+use nar_text::{nar, token, words};
 use sha2::Digest;
 
 const NAME: &str = "out";
@@ -121,6 +121,46 @@ fn accepted(case: &str, bytes: &[u8]) {
 fn edit(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
     [&bytes[..at], to, &bytes[at + from.len()..]].concat()
+}
+
+/// A NAR of a directory with one entry of this name, a file.
+fn entry_named(name: &[u8]) -> Vec<u8> {
+    [
+        nar("( type directory entry ( name"),
+        token(name),
+        words("node ( type regular contents x ) ) )"),
+    ]
+    .concat()
+}
+
+/// A NAR of a directory with these entries in this order, all files.
+fn entries_named(names: &[&[u8]]) -> Vec<u8> {
+    let entries = names.iter().flat_map(|name| {
+        [
+            words("entry ( name"),
+            token(name),
+            words("node ( type regular contents x ) )"),
+        ]
+        .concat()
+    });
+    nar("( type directory")
+        .into_iter()
+        .chain(entries)
+        .chain(words(")"))
+        .collect()
+}
+
+/// A NAR of a symbolic link.
+fn link_to(target: &[u8]) -> Vec<u8> {
+    [nar("( type symlink target"), token(target), words(")")].concat()
+}
+
+/// A NAR of `depth` directories inside each other, and a file in the innermost.
+fn nested(depth: usize) -> Vec<u8> {
+    let mut text = "( type directory entry ( name d node ".repeat(depth);
+    text += "( type regular contents x )";
+    text += &" ) )".repeat(depth);
+    nar(&text)
 }
 
 const FILE: &str = "( type regular contents hello )";

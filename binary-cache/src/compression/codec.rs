@@ -205,7 +205,7 @@ impl Codec for Gzip {
     }
 
     fn restart(&mut self) -> Result<(), DecodeError> {
-        self.0 = flate2::Decompress::new_gzip(GZIP_WINDOW_BITS);
+        self.0.reset(true);
         Ok(())
     }
 }

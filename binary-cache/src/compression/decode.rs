@@ -14,6 +14,8 @@ const INPUT_BUFFER: usize = 64 << 10;
 /// How much larger than its contents a stream may be: no format needs 1 % (incompressible data is stored), and skippable
 /// frames, empty members or padding without end need a bound.
 const PADDING_LIMIT: u64 = 16 << 20;
+/// What beginning another member counts for, in bytes: it takes a decoder that much time, however short the member is.
+const MEMBER_COST: u64 = 4 << 10;
 /// Bytes at the beginning that are kept to tell what a stream looks like.
 const HEAD: usize = 16;
 
@@ -35,7 +37,7 @@ pub fn decoder<'r>(
             codec,
             source: BufReader::with_capacity(INPUT_BUFFER, reader),
             state: State::Within,
-            consumed: 0,
+            taken: 0,
             produced: 0,
             head: Vec::with_capacity(HEAD),
         }),
@@ -56,7 +58,8 @@ struct Decoder<R> {
     codec: Box<dyn Codec>,
     source: BufReader<R>,
     state: State,
-    consumed: u64,
+    /// Compressed bytes decoded, and what members cost.
+    taken: u64,
     produced: u64,
     head: Vec<u8>,
 }
@@ -75,6 +78,7 @@ impl<R: Read> Read for Decoder<R> {
                 }
                 self.codec.restart()?;
                 self.state = State::Within;
+                self.taken += MEMBER_COST;
             }
             let missing = HEAD - self.head.len();
             self.head.extend(input.iter().take(missing));
@@ -83,7 +87,7 @@ impl<R: Read> Read for Decoder<R> {
                 .step(input, output, last)
                 .map_err(|error| self.name_format(error))?;
             self.source.consume(step.consumed);
-            self.consumed += step.consumed as u64;
+            self.taken += step.consumed as u64;
             self.produced += step.produced as u64;
             if step.ended {
                 self.state = State::Between;
@@ -95,7 +99,7 @@ impl<R: Read> Read for Decoder<R> {
                 };
                 return Err(self.name_format(error(self.compression)).into());
             }
-            if self.consumed
+            if self.taken
                 > self
                     .produced
                     .saturating_add(self.produced / 8)

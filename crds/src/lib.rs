@@ -3,6 +3,7 @@
 
 pub mod convert;
 pub mod domain;
+pub mod failure;
 pub mod manifest;
 pub mod selection;
 pub mod v1alpha1;

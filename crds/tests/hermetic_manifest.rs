@@ -120,6 +120,7 @@ fn a_status_in_a_file_is_not_read() {
 
 /// Entries K01 to K26 of the corpus of bad objects, as far as they concern environments.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table: one row a case")]
 fn impossible_environments_are_refused_with_the_field() {
     let good = environment();
     environments(&good).unwrap();
@@ -308,6 +309,7 @@ fn odd_but_possible_objects_are_accepted() {
 
 /// Entries K09 to K18 of the corpus, as far as they concern caches.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table: one row a case")]
 fn impossible_caches_are_refused_with_the_field() {
     let good = cache();
     caches(&good).unwrap();

@@ -1,5 +1,8 @@
 //! Effects, one small arm per step of a plan. Never decides, never observes.
 
 pub mod bridge;
+pub mod collect;
 pub mod enter;
+pub mod fetch;
+pub mod verify;
 pub mod view;

@@ -1,6 +1,7 @@
 //! Plain data that was observed. Never does I/O, never reads a clock.
 
 pub mod driver;
+pub mod fetch;
 pub mod host_root;
 pub mod store;
 pub mod view;

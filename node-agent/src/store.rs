@@ -2,13 +2,15 @@
 //! Never shows a layer that is not complete and recorded; never removes one that something uses.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use crds::domain::store_path::StorePath;
+use binary_cache::{hash::NarHash, key::KeyRing, nar::RemoveError, narinfo::VerifiedNarInfo};
+use crds::domain::store_path::{StorePath, is_hash};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
 
 pub use layout::Layout;
@@ -48,7 +50,7 @@ pub enum StoreError {
         source: io::Error,
     },
     #[error("cannot remove {}", path.display())]
-    Remove { path: PathBuf, source: io::Error },
+    Remove { path: PathBuf, source: RemoveError },
     #[error("cannot lock {}", path.display())]
     Lock { path: PathBuf, source: io::Error },
     #[error("{} belongs to user {owner}, not to user {me}: nobody else may own a node store", path.display())]
@@ -115,41 +117,70 @@ impl NodeStore {
     /// # Errors
     /// A record that cannot be read or was damaged.
     pub fn record(&self, path: &StorePath) -> Result<Option<Record>, StoreError> {
-        let file = self.layout.record(path);
+        let Some(record) = self.read_record(path.hash())? else {
+            return Ok(None);
+        };
+        if record.path() != path {
+            let source = RecordError::WrongPath {
+                found: record.path().clone(),
+            };
+            return Err(StoreError::BadRecord {
+                path: self.layout.record(path),
+                source,
+            });
+        }
+        Ok(self.has_files(path).then_some(record))
+    }
+
+    /// Every recorded store path, in the order of their hashes. Damaged records are left out; `verify` names them.
+    pub fn records(&self) -> Result<Vec<Record>, StoreError> {
+        let all = self.claims()?.into_iter().filter_map(|(_, claim)| claim.ok());
+        Ok(all.filter(|record| self.has_files(record.path())).collect())
+    }
+
+    /// Every record file by its hash: what it says, or why nobody should listen.
+    pub(crate) fn claims(&self) -> Result<Vec<(String, Result<Record, StoreError>)>, StoreError> {
+        let names = list(&self.layout.meta())?;
+        let hashes = names.iter().filter_map(|name| name.strip_suffix(layout::RECORD_SUFFIX));
+        let hashes = hashes.filter(|hash| is_hash(hash.as_bytes()));
+        Ok(hashes
+            .filter_map(|hash| Some((hash.to_owned(), self.read_record(hash).transpose()?)))
+            .collect())
+    }
+
+    /// What is here of `paths`, with the hashes it was accepted on: what a fetch is planned with.
+    pub fn present<'a>(&self, paths: impl IntoIterator<Item = &'a StorePath>) -> BTreeMap<StorePath, NarHash> {
+        let records = paths.into_iter().filter_map(|path| self.record(path).ok().flatten());
+        records
+            .map(|record| (record.path().clone(), record.nar_hash()))
+            .collect()
+    }
+
+    /// The narinfo of `path`, where it is here and one of `keys` signed it: a closure walk need not ask a cache then.
+    ///
+    /// That it is here proves nothing to those who trust other keys: they get nothing, and ask their own caches.
+    pub fn verified(&self, path: &StorePath, keys: &KeyRing) -> Option<Arc<VerifiedNarInfo>> {
+        self.record(path).ok().flatten()?.verify(keys).ok().map(Arc::new)
+    }
+
+    fn read_record(&self, hash: &str) -> Result<Option<Record>, StoreError> {
+        let file = self.layout.meta().join(format!("{hash}{}", layout::RECORD_SUFFIX));
         let bytes = match fs::read(&file) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StoreError::Read { path: file, source }),
         };
-        let record = Record::unseal(&bytes).map_err(|source| StoreError::BadRecord {
-            path: file.clone(),
-            source,
-        })?;
-        if record.path() != path {
-            let source = RecordError::WrongPath {
-                found: record.path().clone(),
-            };
-            return Err(StoreError::BadRecord { path: file, source });
-        }
-        let here = fs::symlink_metadata(self.layout.files(path)).is_ok();
-        Ok(here.then_some(record))
+        let record = Record::unseal(&bytes).and_then(|record| match record.path() {
+            path if path.hash() == hash => Ok(record),
+            path => Err(RecordError::WrongPath { found: path.clone() }),
+        });
+        record
+            .map(Some)
+            .map_err(|source| StoreError::BadRecord { path: file, source })
     }
 
-    /// Every recorded store path, in the order of their hashes. Damaged records are left out; `verify` names them.
-    pub fn records(&self) -> Result<Vec<Record>, StoreError> {
-        let mut records = Vec::new();
-        for name in list(&self.layout.meta())? {
-            let Some(hash) = name.strip_suffix(layout::RECORD_SUFFIX) else {
-                continue;
-            };
-            let file = self.layout.meta().join(&name);
-            let Ok(bytes) = fs::read(&file) else { continue };
-            let Ok(record) = Record::unseal(&bytes) else { continue };
-            if record.path().hash() == hash && fs::symlink_metadata(self.layout.files(record.path())).is_ok() {
-                records.push(record);
-            }
-        }
-        Ok(records)
+    pub(crate) fn has_files(&self, path: &StorePath) -> bool {
+        fs::symlink_metadata(self.layout.files(path)).is_ok()
     }
 
     /// Marks store paths as used at `now`: garbage collection takes the least recently used first. A path that is not

@@ -4,10 +4,14 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
+use binary_cache::nar;
 use crds::domain::store_path::StorePath;
 
 use super::{NodeStore, StoreError, lock};
@@ -101,6 +105,11 @@ impl Workspace {
 
     /// Removes the folder and all in it.
     pub fn finish(self) -> Result<(), StoreError> {
+        self.clear()
+    }
+
+    /// Like [`Workspace::finish`], for a folder that others share; nobody can work in it any more.
+    pub(crate) fn clear(&self) -> Result<(), StoreError> {
         remove(&self.path)
     }
 }
@@ -132,16 +141,21 @@ pub(super) fn claim(path: &Path) -> Result<Option<Workspace>, StoreError> {
 
 /// Removes a file or a whole tree, read-only folders included. What is not there is fine.
 pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
     };
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::Remove {
-            path: path.to_owned(),
-            source: error,
-        }),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    let folder = match File::open(parent) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(StoreError::Open {
+                path: parent.to_owned(),
+                source,
+            });
+        }
+    };
+    nar::remove_tree(folder.as_fd(), name).map_err(|source| StoreError::Remove {
+        path: path.to_owned(),
+        source,
+    })
 }

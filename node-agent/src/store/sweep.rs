@@ -2,8 +2,10 @@
 //! Never touches what a live process works on, what is in use, or names that are not of our making.
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -42,7 +44,8 @@ impl NodeStore {
         let trash = self.collect_orphans(&mut swept)?;
         // Nobody sees what is in staging: the slow part needs no lock.
         drop(file);
-        abandoned.into_iter().chain(trash).try_for_each(Workspace::finish)?;
+        abandoned.into_iter().try_for_each(Workspace::finish)?;
+        trash.map_or(Ok(()), Trash::empty)?;
         Ok(swept)
     }
 
@@ -73,7 +76,7 @@ impl NodeStore {
     }
 
     /// Moves layers, records and views that lack their other half out of sight.
-    fn collect_orphans(&self, swept: &mut Swept) -> Result<Option<Workspace>, StoreError> {
+    fn collect_orphans(&self, swept: &mut Swept) -> Result<Option<Trash>, StoreError> {
         let state = self.state()?;
         let used: BTreeSet<&str> = state.in_use().into_iter().map(|path| path.hash()).collect();
         let good: BTreeSet<&str> = state.layers.iter().map(|layer| layer.path.hash()).collect();
@@ -101,20 +104,52 @@ impl NodeStore {
             }
         }
         if orphans.is_empty() {
-            Ok(None)
-        } else {
-            self.trash(orphans).map(Some)
+            return Ok(None);
+        }
+        let trash = self.trash_folder()?;
+        orphans.iter().try_for_each(|orphan| trash.take(orphan))?;
+        Ok(Some(trash))
+    }
+
+    /// Keeps everyone else from leasing, committing, sweeping and collecting.
+    pub(crate) fn exclusively(&self) -> Result<lock::Locked, StoreError> {
+        lock::exclusive(&self.layout().lock())
+    }
+
+    /// A workspace for what is to go. Call it under the exclusive lock.
+    pub(crate) fn trash_folder(&self) -> Result<Trash, StoreError> {
+        Ok(Trash {
+            folder: self.workspace_under_lock()?,
+            taken: Cell::new(0),
+        })
+    }
+}
+
+/// Things out of sight, soon to be removed.
+#[derive(Debug)]
+pub(crate) struct Trash {
+    folder: Workspace,
+    taken: Cell<u64>,
+}
+
+impl Trash {
+    /// Moves a file or a tree here; what is not there is fine.
+    pub(crate) fn take(&self, from: &Path) -> Result<(), StoreError> {
+        let to = self.folder.path().join(self.taken.get().to_string());
+        self.taken.set(self.taken.get() + 1);
+        match fs::rename(from, &to) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::Move {
+                from: from.to_owned(),
+                to,
+                source: error,
+            }),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
-    /// Moves things into a workspace, from where they are removed. Call it under the exclusive lock.
-    pub(crate) fn trash(&self, paths: impl IntoIterator<Item = PathBuf>) -> Result<Workspace, StoreError> {
-        let trash = self.workspace_under_lock()?;
-        for (index, from) in paths.into_iter().enumerate() {
-            let to = trash.path().join(index.to_string());
-            fs::rename(&from, &to).map_err(|source| StoreError::Move { from, to, source })?;
-        }
-        Ok(trash)
+    /// Removes everything for good.
+    pub(crate) fn empty(self) -> Result<(), StoreError> {
+        self.folder.finish()
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod closure;
 pub mod documents;
+pub mod cluster;
 pub mod layout;
 pub mod made_up;
 pub mod node;

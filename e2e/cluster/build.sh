@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Builds the programs of a real Kubernetes from Go modules, once for each state of their sources, and prints their folder.
+# etcd, kube-apiserver and kubectl are one program under three names. Needs Go and, the first time, its module proxy.
+# Exit code 3: this machine cannot build them, for the reason on the last line; anything else but 0 is a fault.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache="${CUDAENV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}}/cudaenv/cluster"
+
+cannot() { echo "$*" >&2; exit 3; }
+
+version=$(sed -nE 's|^\tk8s.io/kubernetes (v[0-9.]+)$|\1|p' "$here/programs/go.mod")
+key=$(cd "$here" && sha256sum build.sh programs/go.mod programs/go.sum programs/*/main.go | sha256sum)
+folder=$cache/$version-${key:0:12}
+
+# compile PROGRAM NAME…: programs/PROGRAM, called by those names. It becomes visible when complete.
+compile() {
+  local program=$1; shift
+  [ ! -x "$folder/$program" ] || return 0
+  command -v go >/dev/null || cannot "Go is not installed (https://go.dev/doc/install)"
+  export CGO_ENABLED=0 GOWORK=off GOFLAGS="-trimpath -buildvcs=false"
+  local stamp="-X k8s.io/component-base/version.gitVersion=$version -X k8s.io/component-base/version.gitMajor=1" minor
+  minor=${version#v1.}; stamp+=" -X k8s.io/component-base/version.gitMinor=${minor%%.*}"
+  cd "$here/programs"
+  echo "$program of Kubernetes $version: fetching Go modules (the first time about 300 MB)" >&2
+  local packages started=$SECONDS
+  packages=$(go list -deps "./$program" 2>"$folder/.list" | wc -l) || cannot "$(tail -n 1 "$folder/.list")"
+  echo "$program of Kubernetes $version: compiling $packages packages for $* (minutes the first time)" >&2
+  nice go build -v -p "${CUDAENV_GO_JOBS:-2}" -ldflags "-s -w $stamp" -o "$folder/.$program" "./$program" 2> >(progress "$packages")
+  for name; do ln -sf "$program" "$folder/$name"; done
+  mv "$folder/.$program" "$folder/$program"
+  echo "$program of Kubernetes $version: built in $((SECONDS - started)) s" >&2
+}
+
+# Turns the names of compiled packages into one line for every hundred of them, and passes on everything else.
+progress() { awk -v all="$1" '/^[A-Za-z0-9.\/_-]+$/ { if (++n % 100 == 0) print n " of " all " packages"; next } { print }' >&2; }
+
+mkdir -p "$folder"
+exec 8>"$cache/.lock"
+flock 8   # two test programs may ask at once: one builds
+compile control-plane etcd kube-apiserver kubectl
+echo "$folder"

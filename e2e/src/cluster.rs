@@ -1,0 +1,138 @@
+//! A real API server with its etcd, for tests that ask what a cluster makes of our objects; kubectl is the client.
+//! It must never leave a process or a file behind, and never speak to any cluster but the one it started.
+
+pub mod objects;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::programs::{Ended, ended, source_folder};
+use crate::skip;
+
+/// What `build.sh` exits with where a machine cannot build the programs (no Go, no module proxy).
+const CANNOT: i32 = 3;
+
+/// Where `make generate` writes the definitions.
+const DEFINITIONS: &str = "charts/cudaenv/crds";
+
+/// A running API server and etcd; they end when it is dropped, and also when this process is killed.
+#[derive(Debug)]
+pub struct ControlPlane {
+    supervisor: Child,
+    folder: PathBuf,
+    programs: PathBuf,
+}
+
+impl ControlPlane {
+    /// One for all tests of a test program that need it at about the same time; it ends with the last of them.
+    /// Nothing, and `check` on the record of skipped checks, where this machine cannot have one.
+    pub fn shared(check: &str) -> Result<Option<Arc<Self>>> {
+        static RUNNING: Mutex<Weak<ControlPlane>> = Mutex::new(Weak::new());
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = running.upgrade() {
+            return Ok(Some(found));
+        }
+        let Some(started) = Self::start(check)? else {
+            return Ok(None);
+        };
+        let started = Arc::new(started);
+        *running = Arc::downgrade(&started);
+        Ok(Some(started))
+    }
+
+    /// One of its own. Nothing, and `check` on the record of skipped checks, where this machine cannot have one.
+    pub fn start(check: &str) -> Result<Option<Self>> {
+        let Some(programs) = programs(check)? else {
+            return Ok(None);
+        };
+        let mut supervisor = Command::new(source_folder().join("e2e/cluster/control-plane.sh"))
+            .arg(&programs)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start control-plane.sh")?;
+        let output = supervisor.stdout.take().context("no stdout")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        let Some(folder) = line.trim_end().strip_prefix("ready ").map(PathBuf::from) else {
+            bail!("no API server: control-plane.sh ended with {}", supervisor.wait()?);
+        };
+        Ok(Some(Self {
+            supervisor,
+            folder,
+            programs,
+        }))
+    }
+
+    /// Applies the generated definitions of our kinds as a user would, waits until they are served, and gives what was printed.
+    pub fn apply_definitions(&self) -> Result<String> {
+        let folder = source_folder().join(DEFINITIONS);
+        let folder = folder.to_str().context("the source folder's name is not UTF-8")?;
+        let printed = self.printed(&["apply", "-f", folder])?;
+        self.printed(&["wait", "--for=condition=Established", "--timeout=60s", "-f", folder])?;
+        Ok(printed)
+    }
+
+    /// kubectl as the cluster's administrator, with nothing of the user's own settings.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<Ended> {
+        ended(&mut self.command(arguments))
+    }
+
+    /// As `kubectl`, with one object on its standard input.
+    pub fn kubectl_with(&self, arguments: &[&str], object: &Value) -> Result<Ended> {
+        let mut file: File = tempfile::tempfile()?;
+        serde_json::to_writer(&file, object)?;
+        file.flush()?;
+        file.rewind()?;
+        ended(self.command(arguments).args(["-f", "-"]).stdin(file))
+    }
+
+    /// As `kubectl`, for a command that must succeed: what it printed.
+    pub fn printed(&self, arguments: &[&str]) -> Result<String> {
+        let done = self.kubectl(arguments)?;
+        ensure!(done.code == 0, "kubectl {arguments:?}: {done:?}");
+        Ok(done.stdout)
+    }
+
+    /// The object or list that a `kubectl get` answers with.
+    pub fn get(&self, arguments: &[&str]) -> Result<Value> {
+        let printed = self.printed(&[&["get", "-o", "json"], arguments].concat())?;
+        serde_json::from_str(&printed).with_context(|| format!("kubectl get {arguments:?} printed no JSON"))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut kubectl = Command::new(self.programs.join("kubectl"));
+        kubectl
+            .env("KUBECONFIG", self.folder.join("admin.kubeconfig"))
+            .env("KUBECACHEDIR", self.folder.join("discovery"))
+            .arg("--request-timeout=30s")
+            .args(arguments)
+            .stdin(Stdio::null());
+        kubectl
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        // The end of its input is what the supervisor waits for; when it is gone, so are all processes and files.
+        drop(self.supervisor.stdin.take());
+        let _ended = self.supervisor.wait();
+    }
+}
+
+/// The folder of the programs, built on the first call; nothing where this machine cannot build them.
+fn programs(check: &str) -> Result<Option<PathBuf>> {
+    let built = ended(&mut Command::new(source_folder().join("e2e/cluster/build.sh")))?;
+    let last = |text: &str| text.lines().last().unwrap_or_default().to_owned();
+    match built.code {
+        0 => Ok(Some(PathBuf::from(last(&built.stdout)))),
+        CANNOT => Ok(skip::without(check, Err(last(&built.stderr)))),
+        _ => bail!("build.sh failed:\n{}", built.stderr),
+    }
+}

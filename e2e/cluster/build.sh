@@ -23,7 +23,8 @@ compile() {
   cd "$here/programs"
   echo "$program of Kubernetes $version: fetching Go modules (the first time about 300 MB)" >&2
   local packages started=$SECONDS
-  packages=$(go list -deps "./$program" 2>"$folder/.list" | wc -l) || cannot "$(tail -n 1 "$folder/.list")"
+  packages=$(go list -deps "./$program" 2>"$folder/.errors" | wc -l) || cannot "$(tail -n 1 "$folder/.errors")"
+  rm "$folder/.errors"
   echo "$program of Kubernetes $version: compiling $packages packages for $* (minutes the first time)" >&2
   nice go build -v -p "${CUDAENV_GO_JOBS:-2}" -ldflags "-s -w $stamp" -o "$folder/.$program" "./$program" 2> >(progress "$packages")
   for name; do ln -sf "$program" "$folder/$name"; done
@@ -35,6 +36,8 @@ compile() {
 progress() { awk -v all="$1" '/^[A-Za-z0-9.\/_-]+$/ { if (++n % 100 == 0) print n " of " all " packages"; next } { print }' >&2; }
 
 mkdir -p "$folder"
+touch "$folder"
+find "$cache" -mindepth 1 -maxdepth 1 -name 'v*' -mtime +30 -exec rm -r {} +   # of sources that nobody asks for any more
 exec 8>"$cache/.lock"
 flock 8   # two test programs may ask at once: one builds
 compile control-plane etcd kube-apiserver kubectl

@@ -11,7 +11,7 @@ pids=()
 clean_up() {
   trap - EXIT
   [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" 2>/dev/null || true
-  wait
+  wait 2>/dev/null   # bash tells of each killed job there
   rm -rf "$folder"
 }
 trap clean_up EXIT
@@ -52,7 +52,12 @@ users: [{name: $1, user: {client-certificate: pki/$1.crt, client-key: pki/$1.key
 X
 }
 
-start() { local name=$1; shift; "$programs/$name" "$@" >"log/$name.log" 2>&1 </dev/null 9>&- & pids+=($!); }
+# The programs go with this script even where it is killed without a chance to clean up.
+start() {
+  local name=$1; shift
+  setpriv --pdeathsig KILL "$programs/$name" "$@" >"log/$name.log" 2>&1 </dev/null 9>&- &
+  pids+=($!)
+}
 
 # Fails at once when a program died, or after two minutes.
 wait_until_ready() {

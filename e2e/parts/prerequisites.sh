@@ -12,6 +12,7 @@ needs xz xz-utils
 needs zstd zstd
 needs mkfs.ext4 e2fsprogs
 needs flock util-linux
+needs openssl openssl
 python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
 [ -e /usr/include/dlfcn.h ] || packages+=(libc6-dev)
 [ ${#packages[@]} -gt 0 ] || exit 0

@@ -5,21 +5,18 @@ pub mod objects;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::programs::{Ended, ended, source_folder};
 use crate::skip;
 
 /// What `build.sh` exits with where a machine cannot build the programs (no Go, no module proxy).
 const CANNOT: i32 = 3;
-
-/// Where `make generate` writes the definitions.
-const DEFINITIONS: &str = "charts/cudaenv/crds";
 
 /// A running API server and etcd; they end when it is dropped, and also when this process is killed.
 #[derive(Debug)]
@@ -30,7 +27,7 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// One for all tests of a test program that need it at about the same time; it ends with the last of them.
+    /// One with our kinds, for all tests of a test program that need it at about the same time; it ends with the last of them.
     /// Nothing, and `check` on the record of skipped checks, where this machine cannot have one.
     pub fn shared(check: &str) -> Result<Option<Arc<Self>>> {
         static RUNNING: Mutex<Weak<ControlPlane>> = Mutex::new(Weak::new());
@@ -41,6 +38,7 @@ impl ControlPlane {
         let Some(started) = Self::start(check)? else {
             return Ok(None);
         };
+        started.apply_definitions()?;
         let started = Arc::new(started);
         *running = Arc::downgrade(&started);
         Ok(Some(started))
@@ -70,13 +68,26 @@ impl ControlPlane {
         }))
     }
 
-    /// Applies the generated definitions of our kinds as a user would, waits until they are served, and gives what was printed.
+    /// Applies the definitions of our kinds, waits until they are served, and gives what was printed.
     pub fn apply_definitions(&self) -> Result<String> {
-        let folder = source_folder().join(DEFINITIONS);
-        let folder = folder.to_str().context("the source folder's name is not UTF-8")?;
-        let printed = self.printed(&["apply", "-f", folder])?;
-        self.printed(&["wait", "--for=condition=Established", "--timeout=60s", "-f", folder])?;
-        Ok(printed)
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": crds::v1alpha1::definitions() });
+        let done = self.kubectl_with(&["apply"], &list)?;
+        ensure!(done.code == 0, "the definitions were refused: {}", done.stderr);
+        let names = crds::v1alpha1::definitions()
+            .map(|definition| format!("crd/{}", definition.metadata.name.unwrap_or_default()));
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        self.printed(&[&["wait", "--for=condition=Established", "--timeout=60s"], &names[..]].concat())?;
+        Ok(done.stdout)
+    }
+
+    /// The folder of all its state: `admin.kubeconfig`, `log/`. It goes with the cluster.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Process id of the script that started the programs and waits for us to go.
+    pub fn supervisor(&self) -> u32 {
+        self.supervisor.id()
     }
 
     /// kubectl as the cluster's administrator, with nothing of the user's own settings.

@@ -2,8 +2,8 @@
 //! It must never take part in what is proven: the programs under test are started as they are built, and only watched.
 
 pub mod closure;
-pub mod documents;
 pub mod cluster;
+pub mod documents;
 pub mod layout;
 pub mod made_up;
 pub mod node;

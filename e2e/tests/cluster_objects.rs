@@ -10,11 +10,36 @@ use serde_json::{Value, json};
 
 /// Resource, scope, short names, and the columns of `kubectl get -o wide` behind the name.
 const KINDS: [(&str, &str, &[&str], &[&str]); 5] = [
-    ("cudaenvironments", "Namespaced", &["cudaenv", "cenv"], &["READY", "NODES", "INCOMPATIBLE", "SIZE", "AGE", "REASON"]),
-    ("clustercudaenvironments", "Cluster", &["ccenv"], &["READY", "NODES", "INCOMPATIBLE", "SIZE", "AGE", "REASON"]),
-    ("cudabinarycaches", "Cluster", &["cbc"], &["URL", "PRIORITY", "READY", "AGE"]),
-    ("cudanodes", "Cluster", &["cnode"], &["DRIVER", "CUDA", "GPUS", "READY", "STORE", "AGE", "CLASS"]),
-    ("cudadriverpreflights", "Cluster", &["cpf"], &["DRIVER", "NODES", "BREAKS", "SWITCHES", "AGE"]),
+    (
+        "cudaenvironments",
+        "Namespaced",
+        &["cudaenv", "cenv"],
+        &["READY", "NODES", "INCOMPATIBLE", "SIZE", "AGE", "REASON"],
+    ),
+    (
+        "clustercudaenvironments",
+        "Cluster",
+        &["ccenv"],
+        &["READY", "NODES", "INCOMPATIBLE", "SIZE", "AGE", "REASON"],
+    ),
+    (
+        "cudabinarycaches",
+        "Cluster",
+        &["cbc"],
+        &["URL", "PRIORITY", "READY", "AGE"],
+    ),
+    (
+        "cudanodes",
+        "Cluster",
+        &["cnode"],
+        &["DRIVER", "CUDA", "GPUS", "READY", "STORE", "AGE", "CLASS"],
+    ),
+    (
+        "cudadriverpreflights",
+        "Cluster",
+        &["cpf"],
+        &["DRIVER", "NODES", "BREAKS", "SWITCHES", "AGE"],
+    ),
 ];
 
 fn resource(object: &Value) -> String {
@@ -52,19 +77,30 @@ fn definitions_are_established(cluster: &ControlPlane) {
     assert_eq!(definitions.len(), KINDS.len());
     for (plural, scope, short_names, _) in KINDS {
         let name = format!("{plural}.cudaenv.dev");
-        let found = definitions.iter().find(|item| item["metadata"]["name"] == json!(name)).unwrap();
+        let found = definitions
+            .iter()
+            .find(|item| item["metadata"]["name"] == json!(name))
+            .unwrap();
         let condition = |kind: &str| {
             let conditions = found["status"]["conditions"].as_array().unwrap();
-            conditions.iter().find(|one| one["type"] == kind).map(|one| one["status"].clone())
+            conditions
+                .iter()
+                .find(|one| one["type"] == kind)
+                .map(|one| one["status"].clone())
         };
         assert_eq!(condition("Established"), Some(json!("True")), "{name}");
         assert_eq!(condition("NamesAccepted"), Some(json!("True")), "{name}");
         assert_eq!(condition("NonStructuralSchema"), None, "{name}");
         assert_eq!(found["spec"]["scope"], scope, "{name}");
         assert_eq!(found["spec"]["names"]["shortNames"], json!(short_names), "{name}");
-        assert_eq!(found["spec"]["names"]["categories"], json!(["cudaenv"]), "{name}");
+        assert_eq!(found["spec"]["names"]["categories"], json!(["cudaenv-all"]), "{name}");
         let versions = found["spec"]["versions"].as_array().unwrap();
-        assert!(versions.iter().all(|version| version["subresources"]["status"].is_object()), "{name}");
+        assert!(
+            versions
+                .iter()
+                .all(|version| version["subresources"]["status"].is_object()),
+            "{name}"
+        );
     }
 }
 
@@ -86,7 +122,13 @@ fn names_of_253_characters_are_allowed(cluster: &ControlPlane) {
         for object in objects::all() {
             let object = objects::with(object, "/metadata/name", json!("a".repeat(length)));
             let answer = cluster.kubectl_with(&["create", "--dry-run=server"], &object).unwrap();
-            assert_eq!(answer.code == 0, accepted, "{length} {}: {}", object["kind"], answer.stderr);
+            assert_eq!(
+                answer.code == 0,
+                accepted,
+                "{length} {}: {}",
+                object["kind"],
+                answer.stderr
+            );
             assert!(accepted || answer.stderr.contains("metadata.name"), "{}", answer.stderr);
         }
     }
@@ -94,7 +136,9 @@ fn names_of_253_characters_are_allowed(cluster: &ControlPlane) {
 
 fn what_is_read_back_means_the_same(cluster: &ControlPlane) {
     for written in objects::all() {
-        let read = cluster.get(&[&resource(&written), written["metadata"]["name"].as_str().unwrap()]).unwrap();
+        let read = cluster
+            .get(&[&resource(&written), written["metadata"]["name"].as_str().unwrap()])
+            .unwrap();
         assert_eq!(read["spec"], written["spec"], "the API server changed the spec");
         let (written, read) = match written["kind"].as_str().unwrap() {
             "CUDAEnvironment" => {
@@ -119,12 +163,19 @@ fn what_is_read_back_means_the_same(cluster: &ControlPlane) {
                 (meaning(&written), meaning(&read))
             }
             "CUDANode" => {
-                let meaning = |value: &Value| format!("{:?}", serde_json::from_value::<CUDANode>(value.clone()).unwrap().spec);
+                let meaning =
+                    |value: &Value| format!("{:?}", serde_json::from_value::<CUDANode>(value.clone()).unwrap().spec);
                 (meaning(&written), meaning(&read))
             }
             _ => {
-                let meaning =
-                    |value: &Value| format!("{:?}", serde_json::from_value::<CUDADriverPreflight>(value.clone()).unwrap().spec);
+                let meaning = |value: &Value| {
+                    format!(
+                        "{:?}",
+                        serde_json::from_value::<CUDADriverPreflight>(value.clone())
+                            .unwrap()
+                            .spec
+                    )
+                };
                 (meaning(&written), meaning(&read))
             }
         };
@@ -132,7 +183,11 @@ fn what_is_read_back_means_the_same(cluster: &ControlPlane) {
     }
     let read = cluster.get(&["cudaenvironment", "pytorch"]).unwrap();
     let file = crds::manifest::environments(&read.to_string()).unwrap();
-    assert_eq!(file.len(), 1, "what kubectl prints is a file that the command line reads");
+    assert_eq!(
+        file.len(),
+        1,
+        "what kubectl prints is a file that the command line reads"
+    );
 }
 
 /// A status that each kind's columns show something of.
@@ -140,10 +195,14 @@ fn status_of(resource: &str) -> (Value, &'static [&'static str]) {
     let ready = json!([{ "type": "Ready", "status": "True", "reason": "AllNodesReady", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" }]);
     let counts = json!({ "selected": 4, "ready": 3, "fetching": 0, "incompatible": 1, "failed": 0, "summary": "3/4" });
     match resource {
-        "cudaenvironments" | "clustercudaenvironments" => {
-            (json!({ "conditions": ready, "nodes": counts, "size": "5.1 GiB" }), &["True", "3/4", "1", "5.1 GiB", "AllNodesReady"])
-        }
-        "cudabinarycaches" => (json!({ "conditions": ready }), &["https://cache.example.org/nix", "40", "True"]),
+        "cudaenvironments" | "clustercudaenvironments" => (
+            json!({ "conditions": ready, "nodes": counts, "size": "5.1 GiB" }),
+            &["True", "3/4", "1", "5.1 GiB", "AllNodesReady"],
+        ),
+        "cudabinarycaches" => (
+            json!({ "conditions": ready }),
+            &["https://cache.example.org/nix", "40", "True"],
+        ),
         "cudanodes" => (
             json!({
                 "conditions": ready, "driver": { "version": "550.163.01", "cuda": "12.4" }, "gpuSummary": "8 × H200",
@@ -151,7 +210,10 @@ fn status_of(resource: &str) -> (Value, &'static [&'static str]) {
             }),
             &["550.163.01", "12.4", "8 × H200", "True", "5/10", "c0ffee"],
         ),
-        _ => (json!({ "nodes": 12, "breaks": 3, "switches": 4 }), &["580.95.05", "12", "3", "4"]),
+        _ => (
+            json!({ "nodes": 12, "breaks": 3, "switches": 4 }),
+            &["580.95.05", "12", "3", "4"],
+        ),
     }
 }
 
@@ -160,16 +222,40 @@ fn the_status_is_written_apart_from_the_spec(cluster: &ControlPlane) {
         let (resource, name) = (resource(&object), object["metadata"]["name"].as_str().unwrap());
         let (status, shown) = status_of(&resource);
         let patch = json!({ "status": status }).to_string();
-        cluster.printed(&["patch", &resource, name, "--type=merge", "-p", &patch]).unwrap();
+        cluster
+            .printed(&["patch", &resource, name, "--type=merge", "-p", &patch])
+            .unwrap();
         let read = cluster.get(&[&resource, name]).unwrap();
-        assert_eq!(read.get("status"), None, "{resource}: a user's write to the status was kept");
+        assert_eq!(
+            read.get("status"),
+            None,
+            "{resource}: a user's write to the status was kept"
+        );
 
-        let both = json!({ "status": status, "spec": { "nodeSelector": { "pool": "other" }, "priority": 1, "drain": false } }).to_string();
-        cluster.printed(&["patch", &resource, name, "--subresource=status", "--type=merge", "-p", &both]).unwrap();
+        let both =
+            json!({ "status": status, "spec": { "nodeSelector": { "pool": "other" }, "priority": 1, "drain": false } })
+                .to_string();
+        cluster
+            .printed(&[
+                "patch",
+                &resource,
+                name,
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                &both,
+            ])
+            .unwrap();
         let read = cluster.get(&[&resource, name]).unwrap();
         assert_eq!(read["status"], status, "{resource}");
-        assert_eq!(read["spec"], object["spec"], "{resource}: a write to the status changed the spec");
-        assert_eq!(read["metadata"]["generation"], 1, "{resource}: a write to the status is no new generation");
+        assert_eq!(
+            read["spec"], object["spec"],
+            "{resource}: a write to the status changed the spec"
+        );
+        assert_eq!(
+            read["metadata"]["generation"], 1,
+            "{resource}: a write to the status is no new generation"
+        );
 
         let table = cluster.printed(&["get", &resource, name, "-o", "wide"]).unwrap();
         let unseen: Vec<_> = shown.iter().filter(|text| !table.contains(**text)).collect();
@@ -179,23 +265,58 @@ fn the_status_is_written_apart_from_the_spec(cluster: &ControlPlane) {
 
 fn applying_the_definitions_again_changes_nothing(cluster: &ControlPlane) {
     let versions = || {
-        let read = |what: &str| cluster.printed(&["get", what, "-A", "-o", "jsonpath={.items[*].metadata['name','resourceVersion']}"]).unwrap();
-        [["customresourcedefinitions"].map(read), ["cudaenv,ccenv,cbc,cnode,cpf"].map(read)]
+        let read = |what: &str| {
+            cluster
+                .printed(&[
+                    "get",
+                    what,
+                    "-A",
+                    "-o",
+                    "jsonpath={.items[*].metadata['name','resourceVersion']}",
+                ])
+                .unwrap()
+        };
+        [
+            ["customresourcedefinitions"].map(read),
+            ["cudaenv,ccenv,cbc,cnode,cpf"].map(read),
+        ]
     };
     let before = versions();
     let printed = cluster.apply_definitions().unwrap();
-    assert_eq!(printed.lines().filter(|line| line.ends_with(" unchanged")).count(), KINDS.len(), "{printed}");
+    assert_eq!(
+        printed.lines().filter(|line| line.ends_with(" unchanged")).count(),
+        KINDS.len(),
+        "{printed}"
+    );
     assert_eq!(versions(), before);
 }
 
 fn objects_that_name_themselves_or_nothing_are_stored(cluster: &ControlPlane) {
     for (about, object) in [
-        ("K26 a selector that matches nothing", objects::with(objects::environment(), "/spec/nodeSelector", json!({ "no": "such" }))),
-        ("K26 a selector that matches everything", objects::with(objects::cluster_environment(), "/spec/allowedNamespaces", json!({}))),
-        ("K27 a reference to itself", objects::with(objects::environment(), "/spec/caches", json!(["pytorch"]))),
-        ("K27 a mirror that is the cache itself", objects::with(objects::cache(), "/spec/mirrors", json!([objects::cache()["spec"]["url"]]))),
+        (
+            "K26 a selector that matches nothing",
+            objects::with(objects::environment(), "/spec/nodeSelector", json!({ "no": "such" })),
+        ),
+        (
+            "K26 a selector that matches everything",
+            objects::with(objects::cluster_environment(), "/spec/allowedNamespaces", json!({})),
+        ),
+        (
+            "K27 a reference to itself",
+            objects::with(objects::environment(), "/spec/caches", json!(["pytorch"])),
+        ),
+        (
+            "K27 a mirror that is the cache itself",
+            objects::with(
+                objects::cache(),
+                "/spec/mirrors",
+                json!([objects::cache()["spec"]["url"]]),
+            ),
+        ),
     ] {
-        let answer = cluster.kubectl_with(&["apply", "--server-side", "--force-conflicts"], &object).unwrap();
+        let answer = cluster
+            .kubectl_with(&["apply", "--server-side", "--force-conflicts"], &object)
+            .unwrap();
         assert_eq!(answer.code, 0, "{about}: {}", answer.stderr);
     }
 }

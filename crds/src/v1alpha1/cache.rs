@@ -15,7 +15,7 @@ use super::schema;
     kind = "CUDABinaryCache",
     plural = "cudabinarycaches",
     shortname = "cbc",
-    category = "cudaenv",
+    category = "cudaenv-all",
     status = "CUDABinaryCacheStatus",
     derive = "PartialEq",
     doc = "A Nix binary cache, and the keys whose signatures are trusted for it.",

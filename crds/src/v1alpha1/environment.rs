@@ -20,7 +20,7 @@ use crate::selection;
     plural = "cudaenvironments",
     shortname = "cudaenv",
     shortname = "cenv",
-    category = "cudaenv",
+    category = "cudaenv-all",
     namespaced,
     status = "CUDAEnvironmentStatus",
     derive = "PartialEq",
@@ -60,7 +60,7 @@ pub struct CUDAEnvironmentSpec {
     kind = "ClusterCUDAEnvironment",
     plural = "clustercudaenvironments",
     shortname = "ccenv",
-    category = "cudaenv",
+    category = "cudaenv-all",
     status = "CUDAEnvironmentStatus",
     derive = "PartialEq",
     doc = "CUDA packages that the platform team offers to several namespaces: the same as a CUDAEnvironment, for the whole cluster.",
@@ -176,7 +176,8 @@ pub struct PtxSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "!has(self.min) || !has(self.max) || self.min == '' || self.max == '' || \
-     int(self.min.split('.')[0]) <= int(self.max.split('.')[0])"
+     [self.min, self.max].map(end, end.split('.')) \
+     .map(n, (int(n[0]) * 100000 + int(n[1])) * 100000 + (n.size() > 2 ? int(n[2]) : 0)).isSorted()"
 ).message("no driver lies between: min must not be newer than max"))]
 pub struct DriverRangeSpec {
     /// The oldest driver, in full: `570.26`. Absent or empty: any.

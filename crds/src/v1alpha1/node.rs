@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
     kind = "CUDANode",
     plural = "cudanodes",
     shortname = "cnode",
-    category = "cudaenv",
+    category = "cudaenv-all",
     status = "CUDANodeStatus",
     derive = "PartialEq",
     doc = "What one node is, and what it holds. Named as the node; written by the node's own agent.",

@@ -19,7 +19,7 @@ use crate::selection;
     kind = "CUDADriverPreflight",
     plural = "cudadriverpreflights",
     shortname = "cpf",
-    category = "cudaenv",
+    category = "cudaenv-all",
     status = "CUDADriverPreflightStatus",
     derive = "PartialEq",
     doc = "A question: what would change if nodes got another driver? The answer is in the status.",

@@ -12,6 +12,7 @@ const DRIVER: &str = r"^[1-9][0-9]{2,3}(\\.[0-9]{1,5}){1,2}$";
 const CUDA: &str = r"^[0-9]{1,3}\\.[0-9]{1,3}$";
 const TARGET: &str = r"^[0-9]{1,3}\\.[0-9]{1,3}[af]?$";
 const LABEL: &str = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
+const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 const URL: &str = r"^(https?://[^/?#@\\s]+(/[^?#\\s]*)?|file:///[^?#\\s]*)$";
 const ORIGIN: &str = r"^https?://[^/?#@\\s]+$";
 const KEY: &str = r"^[^:\\s]{1,128}:[A-Za-z0-9+/]{43}=$";
@@ -164,11 +165,11 @@ pub(super) fn label(_: &mut SchemaGenerator) -> Schema {
 }
 
 pub(super) fn cache_names(_: &mut SchemaGenerator) -> Schema {
-    nullable(set(
-        json!({ "type": "string", "minLength": 1, "maxLength": 253 }),
-        1,
-        16,
-    ))
+    let name = matches(
+        OBJECT_NAME,
+        "name a CUDABinaryCache: lower-case letters, digits, dashes and dots, each part beginning and ending with a letter or digit",
+    );
+    nullable(set(text(253, &[name]), 1, 16))
 }
 
 fn url_value() -> Value {

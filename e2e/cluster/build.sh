@@ -21,7 +21,7 @@ compile() {
   local stamp="-X k8s.io/component-base/version.gitVersion=$version -X k8s.io/component-base/version.gitMajor=1" minor
   minor=${version#v1.}; stamp+=" -X k8s.io/component-base/version.gitMinor=${minor%%.*}"
   cd "$here/programs"
-  echo "$program of Kubernetes $version: fetching Go modules (the first time about 300 MB)" >&2
+  echo "$program of Kubernetes $version: fetching Go modules (the first time about 200 MB)" >&2
   local packages started=$SECONDS
   packages=$(go list -deps "./$program" 2>"$folder/.errors" | wc -l) || cannot "$(tail -n 1 "$folder/.errors")"
   rm "$folder/.errors"

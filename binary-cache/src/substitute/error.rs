@@ -116,9 +116,11 @@ impl SubstituteError {
 
     /// The error of unpacking, where this machine's disk failed: its `io::Error` says whether it is full.
     pub fn disk(&self) -> Option<&NarError> {
-        self.asked().iter().find_map(|attempt| match &*attempt.fault {
-            Fault::Disk(error) => Some(error),
-            _ => None,
+        self.asked().iter().find_map(|attempt| {
+            let Fault::Disk(error) = &*attempt.fault else {
+                return None;
+            };
+            Some(error)
         })
     }
 }
@@ -141,9 +143,11 @@ pub(super) fn verdict(path: &StorePath, asked: Vec<Attempt>) -> SubstituteError 
             asked,
         };
     }
-    let mismatch = asked.iter().find_map(|attempt| match &*attempt.fault {
-        Fault::Nar(NarError::HashMismatch { expected, actual }) => Some((attempt.cache.clone(), *expected, *actual)),
-        _ => None,
+    let mismatch = asked.iter().find_map(|attempt| {
+        let Fault::Nar(NarError::HashMismatch { expected, actual }) = &*attempt.fault else {
+            return None;
+        };
+        Some((attempt.cache.clone(), *expected, *actual))
     });
     if let Some((cache, expected, actual)) = mismatch {
         return SubstituteError::HashMismatch {

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{Inner, Progress, Target};
 use crate::{
-    compression::{self, DecodeError, MAX_WINDOW},
+    compression::{self, MAX_WINDOW},
     download::{Download, Wanted},
     fault::{Class, Fault},
     hash::FileHash,
@@ -146,17 +146,12 @@ fn unpack(
     finished
 }
 
-/// A decoder's complaint and an abandoned queue both arrive as read errors.
+/// The queue itself fails to be read only where it was abandoned: then the network side knows why.
 fn nar_fault(error: NarError) -> Fault {
-    match error {
-        NarError::Read { offset, source } => match DecodeError::of(&source) {
-            Some(decode) => Fault::of_nar(NarError::Decode {
-                offset,
-                source: decode.clone(),
-            }),
-            None => Fault::Cancelled,
-        },
-        other => Fault::of_nar(other),
+    if matches!(error, NarError::Read { .. }) {
+        Fault::Cancelled
+    } else {
+        Fault::of_nar(error)
     }
 }
 

@@ -23,5 +23,6 @@ wheel=$(find "$work/down" -name '*.whl')
 have_sha256 "$wheel" "$sha256" || { could_not "$requirement"; finish; }
 python3 -m zipfile -e "$wheel" "$work/tree"
 chmod -R u=rwX,go=rX "$work/tree"
+find "$work/tree" -path "*/bin/*" -type f -exec chmod +x {} +   # Python unpacks programs without it
 mv -T "$work/tree" "$dest"
 echo "$requirement: $(du -sh "$dest" | cut -f1)"

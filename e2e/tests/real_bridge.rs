@@ -7,6 +7,8 @@
 //! driver's own ISA and refuses newer PTX. What is not: that libcuda, on a GPU, makes these calls (facts: it does, by
 //! bare name; without a GPU it never gets that far).
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on must fail")]
+
 use std::{
     fs::{self, File},
     os::fd::AsFd,

@@ -1,6 +1,8 @@
 //! Detection of six real drivers, as their distribution lays them out.
 //! It must never look at the machine's own driver, and never load one of these.
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on must fail")]
+
 use std::{fs, path::Path};
 
 use crds::domain::node::DriverState;
@@ -41,7 +43,7 @@ fn every_real_driver_is_found_with_its_version_and_cuda_release() {
         let files = found.driver.expect("a driver");
         assert_eq!(files.environment, Environment::DebianAlternatives);
         assert_eq!(
-            files.cuda.expect("a CUDA release").1,
+            files.cuda.expect("a CUDA release").source,
             CudaSource::BranchTable,
             "no note up to 555"
         );

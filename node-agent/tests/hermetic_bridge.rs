@@ -1,6 +1,8 @@
 //! Planning and building driver bridges from libraries made for each case.
 //! Never needs a real driver; those are in e2e.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 #[path = "support/elf.rs"]
 mod elf;
 

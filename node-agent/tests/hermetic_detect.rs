@@ -1,6 +1,8 @@
 //! Driver detection below roots made for each case.
 //! Never looks at the machine the tests run on.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+
 #[path = "support/elf.rs"]
 mod elf;
 
@@ -14,7 +16,7 @@ use crds::domain::{cuda::CudaVersion, node::DriverState, store_path::System};
 use elf::{ElfSpec, cuda_note};
 use node_agent::{
     observe::driver::{KernelSource, Options, detect},
-    snapshot::driver::{CudaSource, Detection, Environment, Found},
+    snapshot::driver::{CudaSource, Detection, DriverCuda, Environment, Found},
 };
 
 const MULTIARCH: &str = "usr/lib/x86_64-linux-gnu";
@@ -88,6 +90,13 @@ fn library(soname: &str, note: Option<&str>) -> Vec<u8> {
     })
 }
 
+fn by_note(major: u16, minor: u16) -> DriverCuda {
+    DriverCuda {
+        release: CudaVersion::new(major, minor),
+        source: CudaSource::ElfNote,
+    }
+}
+
 fn ready(version: &str, cuda: &str) -> DriverState {
     DriverState::Ready {
         version: version.parse().unwrap(),
@@ -135,7 +144,7 @@ fn every_known_place_of_a_driver_is_found() {
         let driver = found.driver.unwrap();
         assert_eq!(driver.environment, environment, "{directory}");
         assert_eq!(driver.directory, Path::new("/").join(directory));
-        assert_eq!(driver.cuda.unwrap().1, CudaSource::BranchTable);
+        assert_eq!(driver.cuda.unwrap().source, CudaSource::BranchTable);
         let names: Vec<&str> = driver.files.iter().map(|file| file.name.as_str()).collect();
         assert_eq!(
             names,
@@ -167,10 +176,7 @@ fn the_note_in_libcuda_says_its_cuda_release() {
     );
     let found = machine.detect();
     assert_eq!(found.state, ready("580.95.05", "13.0"));
-    assert_eq!(
-        found.driver.unwrap().cuda,
-        Some((CudaVersion::new(13, 0), CudaSource::ElfNote))
-    );
+    assert_eq!(found.driver.unwrap().cuda, Some(by_note(13, 0)));
 }
 
 #[test]
@@ -375,10 +381,7 @@ fn wsl_names_no_driver_version_so_a_person_must() {
     machine.link("usr/lib/wsl/lib/libcuda.so.1", "libcuda.so.1.1");
     let found = machine.detect();
     assert_not_ready(&found, &["WSL2", "by hand"]);
-    assert_eq!(
-        found.driver.unwrap().cuda,
-        Some((CudaVersion::new(12, 8), CudaSource::ElfNote))
-    );
+    assert_eq!(found.driver.unwrap().cuda, Some(by_note(12, 8)));
     assert_eq!(
         machine
             .detect_with(KernelSource::Given("572.16".parse().unwrap()))
@@ -414,7 +417,7 @@ fn nothing_is_held_open_below_the_root() {
         .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
         .filter(|target| target.starts_with(machine.0.path()))
         .collect();
-    assert_eq!(held, [PathBuf::new(); 0]);
+    assert_eq!(held, Vec::<PathBuf>::new());
     for file in ["/proc/self/mountinfo", "/proc/self/maps"] {
         assert!(
             !fs::read_to_string(file)

@@ -2,6 +2,7 @@
 //! Never loads libcuda, never calls NVML, and holds nothing open below the root once it returned: an open file there
 //! would block the upgrade of a driver container.
 
+mod compat;
 pub mod kernel;
 mod library;
 mod places;
@@ -18,6 +19,7 @@ use crds::{
     selection::cuda_of_branch,
 };
 
+pub use compat::{CompatError, compat_files};
 pub use library::LibraryError;
 
 use self::{
@@ -27,7 +29,7 @@ use self::{
 };
 use crate::{
     rooted::Root,
-    snapshot::driver::{CompatFiles, CudaSource, Detection, DriverFiles, Environment, Found, KernelModule, Place},
+    snapshot::driver::{CudaSource, Detection, DriverCuda, DriverFiles, Environment, Found, KernelModule, Place},
 };
 
 /// Where the version of the kernel module comes from.
@@ -211,7 +213,7 @@ fn conclude(seen: &Seen, choice: Choice, driver: Option<&DriverFiles>, options: 
         return DriverState::Mismatch { kernel, library };
     }
     let of_branch = || cuda_of_branch(kernel.major());
-    match driver.cuda.map(|(cuda, _)| cuda).or_else(of_branch) {
+    match driver.cuda.map(|cuda| cuda.release).or_else(of_branch) {
         Some(cuda) => DriverState::Ready { version: kernel, cuda },
         None => not_ready(format!(
             "the CUDA release of driver {kernel} is unknown: libcuda carries no note, and branch {} is in no table",
@@ -254,47 +256,15 @@ fn files(root: &Root, place: &Place, warnings: &mut Vec<String>) -> Option<Drive
     let mut noted = |error: LibraryError| warnings.push(chain(&error));
     let files = library::list(&inner, &directory).map_err(&mut noted).ok()?;
     let note = library::note(&inner, file).map_err(&mut noted).ok().flatten();
-    let of_branch = || cuda_of_branch(version.as_ref()?.major()).map(|cuda| (cuda, CudaSource::BranchTable));
+    let known = |source| move |release| DriverCuda { release, source };
+    let of_branch = || cuda_of_branch(version.as_ref()?.major()).map(known(CudaSource::BranchTable));
+    let of_note = note.map(|note| note.cuda).map(known(CudaSource::ElfNote));
     Some(DriverFiles {
         environment: place.environment,
         root: place.root.clone(),
         directory,
         version: version.clone(),
-        cuda: note.map(|note| (note.cuda, CudaSource::ElfNote)).or_else(of_branch),
-        files,
-    })
-}
-
-/// Folders of a store path in which compat libraries lie.
-const COMPAT_FOLDERS: [&str; 2] = ["/compat", "/lib"];
-
-/// Why the compat libraries of a store path cannot be listed.
-#[derive(Debug, thiserror::Error)]
-pub enum CompatError {
-    #[error("cannot look below {}", path.display())]
-    Root { path: PathBuf, source: io::Error },
-    #[error("no libcuda of a driver in `compat` or `lib` of {}", path.display())]
-    NoLibcuda { path: PathBuf },
-    #[error("cannot read the compat libraries of {}", path.display())]
-    Library { path: PathBuf, source: LibraryError },
-}
-
-/// Lists the forward-compatibility libraries among the files of a store path, which lie at `path`.
-pub fn compat_files(path: &Path) -> Result<CompatFiles, CompatError> {
-    let own = || path.to_owned();
-    let root = Root::open(path).map_err(|source| CompatError::Root { path: own(), source })?;
-    let found = COMPAT_FOLDERS
-        .iter()
-        .find_map(|folder| match places::libcuda_in(&root, Path::new(folder)) {
-            Ok(Found::Library { file, version }) => Some((file, version)),
-            Ok(Found::Absent | Found::Nothing | Found::Stub { .. } | Found::Unreadable { .. }) | Err(_) => None,
-        });
-    let (file, version) = found.ok_or_else(|| CompatError::NoLibcuda { path: own() })?;
-    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
-    let files = library::list(&root, &directory).map_err(|source| CompatError::Library { path: own(), source })?;
-    Ok(CompatFiles {
-        directory,
-        version,
+        cuda: of_note.or_else(of_branch),
         files,
     })
 }

@@ -131,8 +131,8 @@ pub struct DriverFiles {
     pub directory: PathBuf,
     /// From libcuda's file name.
     pub version: Option<DriverVersion>,
-    /// Its CUDA release, and how that is known.
-    pub cuda: Option<(CudaVersion, CudaSource)>,
+    /// Its CUDA release, where it is known.
+    pub cuda: Option<DriverCuda>,
     /// Driver libraries in that directory, sorted by name.
     pub files: Vec<LibraryFile>,
 }
@@ -147,6 +147,14 @@ pub struct CompatFiles {
     pub version: Option<DriverVersion>,
     /// Sorted by name.
     pub files: Vec<LibraryFile>,
+}
+
+/// The CUDA release of a driver, and how it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DriverCuda {
+    pub release: CudaVersion,
+    pub source: CudaSource,
 }
 
 /// How the CUDA release of a driver is known.

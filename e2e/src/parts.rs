@@ -38,6 +38,24 @@ pub struct Toolkit {
     pub root: PathBuf,
 }
 
+impl Driver {
+    /// The folder with the libraries, in a copy of the driver below `root`.
+    pub fn libraries(&self, root: &Path) -> Result<PathBuf> {
+        let below = root.join("usr/lib/x86_64-linux-gnu/nvidia");
+        let file = format!("libcuda.so.{}", self.version);
+        let mut folders = std::fs::read_dir(&below)?.filter_map(|entry| Some(entry.ok()?.path()));
+        folders
+            .find(|folder| folder.join(&file).is_file())
+            .with_context(|| format!("no {file} in {}", below.display()))
+    }
+
+    /// Whether the real runtime accepts this driver (measured): the driver's CUDA is at least `major.0`.
+    pub fn runs(&self, toolkit: &Toolkit) -> bool {
+        let major = self.cuda.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        major.is_some_and(|major| major >= toolkit.major)
+    }
+}
+
 const DRIVERS: [(&str, &str, &str, &str); 6] = [
     ("450.248.02", "11.0", "7.0", "7.1"),
     ("470.256.02", "11.4", "7.4", "7.5"),

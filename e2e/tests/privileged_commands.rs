@@ -1,0 +1,214 @@
+//! The commands by hand: fetch, verify, gc, detect and scan, and what they print for programs.
+//! Each runs as built, on real parts; a damaged or refused case stands beside a sound one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use e2e::programs::{Ended, ended, node_agent};
+use e2e::stage::Stage;
+use e2e::{node, parts, skip};
+
+fn stage(check: &str) -> Option<Stage> {
+    skip::without(check, skip::root())?;
+    let toolkits = skip::without(check, parts::toolkits())?;
+    skip::without(check, Stage::new(&toolkits[..2], |_, _| Ok(())))
+}
+
+fn agent(arguments: &[&str]) -> Ended {
+    ended(
+        Command::new(node_agent().unwrap())
+            .args(arguments)
+            .args(["--output", "json"]),
+    )
+    .unwrap()
+}
+
+fn fetch(stage: &Stage, state: &str, store_path: &str) -> Ended {
+    agent(&[
+        "fetch",
+        "--cache",
+        &stage.server.url(),
+        "--public-key",
+        &stage.key.public,
+        "--state",
+        state,
+        store_path,
+    ])
+}
+
+fn layer(state: &str, store_path: &str) -> PathBuf {
+    let base_name = &store_path["/nix/store/".len()..];
+    Path::new(state)
+        .join("store")
+        .join(&base_name[..32])
+        .join("nix/store")
+        .join(base_name)
+}
+
+#[test]
+fn a_fetched_closure_verifies_and_a_changed_byte_is_found() {
+    let Some(stage) = stage("verify finds a changed byte") else {
+        return;
+    };
+    let state = stage.state("one").display().to_string();
+    let closure = &stage.closures[0];
+    let fetched = fetch(&stage, &state, &closure.environment);
+    assert_eq!(fetched.code, 0, "{fetched:?}");
+    assert!(fetched.json().is_ok(), "{fetched:?}");
+    for path in [&closure.environment, &closure.programs, &closure.runtime] {
+        assert!(layer(&state, path).is_dir(), "{path}");
+    }
+    assert_eq!(agent(&["verify", "--state", &state]).code, 0);
+
+    let library = layer(&state, &closure.runtime)
+        .join("lib")
+        .join(&closure.toolkit.soname);
+    let mut bytes = fs::read(&library).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::set_permissions(&library, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&library, bytes).unwrap();
+    let verified = agent(&["verify", "--state", &state]);
+    assert_ne!(verified.code, 0, "{verified:?}");
+    let said = format!("{}{}", verified.stdout, verified.stderr);
+    assert!(said.contains(&closure.runtime), "{verified:?}");
+    assert!(
+        !said.contains(&closure.programs),
+        "only the damaged path is named: {verified:?}"
+    );
+}
+
+#[test]
+fn a_second_fetch_downloads_nothing_and_a_shared_path_is_not_fetched_again() {
+    let Some(stage) = stage("nothing is fetched twice") else {
+        return;
+    };
+    let state = stage.state("one").display().to_string();
+    assert_eq!(fetch(&stage, &state, &stage.closures[0].programs).code, 0);
+    stage.server.clear_log();
+    let again = fetch(&stage, &state, &stage.closures[0].environment);
+    assert_eq!(again.code, 0, "{again:?}");
+    let nars = stage
+        .server
+        .log()
+        .iter()
+        .filter(|access| access.path.starts_with("/nar/"))
+        .count();
+    assert_eq!(nars, 1, "the environment alone was missing: {:?}", stage.server.log());
+    stage.server.clear_log();
+    assert_eq!(fetch(&stage, &state, &stage.closures[0].environment).code, 0);
+    assert!(
+        stage
+            .server
+            .log()
+            .iter()
+            .all(|access| !access.path.starts_with("/nar/")),
+        "{:?}",
+        stage.server.log()
+    );
+}
+
+#[test]
+fn collection_says_what_it_would_remove_then_removes_it() {
+    let Some(stage) = stage("gc removes what nothing uses") else {
+        return;
+    };
+    let state = stage.state("one").display().to_string();
+    for closure in &stage.closures {
+        assert_eq!(fetch(&stage, &state, &closure.environment).code, 0);
+    }
+    let layers = || fs::read_dir(Path::new(&state).join("store")).unwrap().count();
+    assert_eq!(layers(), 6);
+    let dry = agent(&["gc", "--dry-run", "--state", &state]);
+    assert_eq!((dry.code, layers()), (0, 6), "{dry:?}");
+    let text = dry.json().unwrap().to_string();
+    for closure in &stage.closures {
+        assert!(
+            text.contains(&closure.runtime["/nix/store/".len()..][..32]),
+            "{} is not in {text}",
+            closure.runtime
+        );
+    }
+    let kept = agent(&["gc", "--younger-than", "3600", "--state", &state]);
+    assert_eq!((kept.code, layers()), (0, 6), "{kept:?}");
+    let done = agent(&["gc", "--state", &state]);
+    assert_eq!((done.code, layers()), (0, 0), "{done:?}");
+    assert_eq!(
+        fetch(&stage, &state, &stage.closures[0].environment).code,
+        0,
+        "and it can be had again"
+    );
+}
+
+#[test]
+fn a_fetch_that_is_refused_leaves_nothing() {
+    let Some(stage) = stage("a refused fetch leaves nothing") else {
+        return;
+    };
+    let state = stage.state("refused").display().to_string();
+    let other = stage.nix.key("other-1").unwrap();
+    let path = &stage.closures[0].environment;
+    let refused = agent(&[
+        "fetch",
+        "--cache",
+        &stage.server.url(),
+        "--public-key",
+        &other.public,
+        "--state",
+        &state,
+        path,
+    ]);
+    let (reason, message) = refused.error().unwrap();
+    assert_eq!(reason, "SignatureUntrusted", "{message}");
+    let absent = "/nix/store/00000000000000000000000000000000-absent";
+    let (reason, message) = fetch(&stage, &state, absent).error().unwrap();
+    assert_eq!(reason, "NotInAnyCache", "{message}");
+    assert!(message.contains(absent), "{message}");
+    for folder in ["store", "staging"] {
+        let left = fs::read_dir(Path::new(&state).join(folder)).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "in {folder}");
+    }
+}
+
+#[test]
+fn real_drivers_are_detected_with_version_cuda_and_place() {
+    let check = "real drivers are detected";
+    let Some(drivers) = skip::without(check, parts::drivers()) else {
+        return;
+    };
+    let work = tempfile::tempdir().unwrap();
+    for driver in &drivers {
+        let root = node::lay_out(driver, &work.path().join(&driver.version)).unwrap();
+        let detected = agent(&["detect", "--root", root.to_str().unwrap(), "--gpu", "8.0:tesla"]);
+        assert_eq!(detected.code, 0, "{detected:?}");
+        let text = detected.json().unwrap().to_string();
+        for named in [
+            format!("\"{}\"", driver.version),
+            format!("\"{}\"", driver.cuda),
+            "\"8.0\"".to_owned(),
+        ] {
+            assert!(text.contains(&named), "{named} is not in {text}");
+        }
+    }
+    let (reason, _) = agent(&["detect", "--root", work.path().join("555.58.02/sys").to_str().unwrap()])
+        .error()
+        .unwrap();
+    assert_eq!(reason, "DriverNotReady");
+}
+
+#[test]
+fn a_scan_names_the_code_of_a_real_library() {
+    let check = "a real library is scanned";
+    let Some(nvjpeg) = skip::without(check, parts::toolkit_folder("cuda-nvjpeg-12.4.0.76")) else {
+        return;
+    };
+    let scanned = agent(&["scan", nvjpeg.to_str().unwrap()]);
+    assert_eq!(scanned.code, 0, "{scanned:?}");
+    let text = scanned.json().unwrap().to_string();
+    for named in ["libnvjpeg.so.12", "\"8.0\"", "\"9.0\""] {
+        assert!(text.contains(named), "{named} is not in {text}");
+    }
+    assert!(agent(&["scan", "/nowhere/at-all"]).error().is_ok());
+}

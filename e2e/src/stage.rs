@@ -12,23 +12,23 @@ use tempfile::TempDir;
 use crate::closure::{self, Closure};
 use crate::layout::Layout;
 use crate::parts::{Driver, Toolkit};
-use crate::real_nix::{Key, RealNix};
+use crate::real_nix::RealNix;
 use crate::server::Server;
-use crate::{documents, node, programs};
+use crate::{documents, node, our_writer, programs};
 
 /// Everything that a run of the node agent needs, made of real parts. Dropping it stops the server and removes it all.
 #[derive(Debug)]
 pub struct Stage {
     /// Serves the cache.
     pub server: Server,
-    /// What the cache is signed with.
-    pub key: Key,
+    /// What the cache is signed with, `name:base64`.
+    pub public_key: String,
+    /// Who packed and signed the cache: real Nix with its version, or our own writer.
+    pub packed_by: String,
     /// The store paths, as they were before anything packed them.
     pub layout: Layout,
     /// One closure for each runtime, in the order asked for.
     pub closures: Vec<Closure>,
-    /// Real Nix, which packed and signed the cache.
-    pub nix: RealNix,
     work: TempDir,
 }
 
@@ -42,22 +42,19 @@ impl Stage {
             .map(|toolkit| closure::add(&mut layout, toolkit))
             .collect::<Result<_>>()?;
         more(&mut layout, &closures)?;
-        let nix = RealNix::find()?;
-        let key = nix.key("stage-1")?;
-        nix.register(&layout)?;
         let cache = work.path().join("cache");
-        nix.publish(&layout, &key, "zstd", &cache)?;
+        let (packed_by, public_key) = publish(&layout, &cache)?;
         let server = Server::start(&cache)?;
         documents::write(
             &work.path().join("caches.yaml"),
-            &[documents::cache("stage", &server.url(), &[key.public.as_str()])],
+            &[documents::cache("stage", &server.url(), &[&public_key])],
         )?;
         Ok(Self {
             server,
-            key,
+            public_key,
+            packed_by,
             layout,
             closures,
-            nix,
             work,
         })
     }
@@ -126,4 +123,19 @@ impl Stage {
         run.env_remove("LD_LIBRARY_PATH").env_remove("LD_PRELOAD");
         Ok(run)
     }
+}
+
+/// Publishes the layout, signed with the key `stage-1`: who did it, and the public key.
+fn publish(layout: &Layout, cache: &Path) -> Result<(String, String)> {
+    let Ok(nix) = RealNix::find() else {
+        our_writer::publish(layout, &our_writer::key("stage-1")?, "zstd", cache)?;
+        return Ok((
+            "our own writer (no real Nix here)".to_owned(),
+            our_writer::public_key("stage-1")?,
+        ));
+    };
+    let key = nix.key("stage-1")?;
+    nix.register(layout)?;
+    nix.publish(layout, &key, "zstd", cache)?;
+    Ok((nix.version()?, key.public))
 }

@@ -31,7 +31,7 @@ fn fetch(stage: &Stage, state: &str, store_path: &str) -> Ended {
         "--cache",
         &stage.server.url(),
         "--public-key",
-        &stage.key.public,
+        &stage.public_key,
         "--state",
         state,
         store_path,
@@ -148,14 +148,14 @@ fn a_fetch_that_is_refused_leaves_nothing() {
         return;
     };
     let state = stage.state("refused").display().to_string();
-    let other = stage.nix.key("other-1").unwrap();
+    let other = e2e::our_writer::public_key("other-1").unwrap();
     let path = &stage.closures[0].environment;
     let refused = agent(&[
         "fetch",
         "--cache",
         &stage.server.url(),
         "--public-key",
-        &other.public,
+        &other,
         "--state",
         &state,
         path,

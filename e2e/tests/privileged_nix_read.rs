@@ -2,65 +2,13 @@
 //! The judge is real Nix's own dump, never our decoder.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use e2e::layout::{Layout, write_file};
 use e2e::real_nix::{COMPRESSIONS, RealNix};
 use e2e::server::Server;
-use e2e::{programs, skip};
-
-/// Everything that a store path may hold: files of many shapes, links of many kinds, odd but legal names.
-fn fill(folder: &Path, referred: &str) -> anyhow::Result<()> {
-    write_file(&folder.join("bin/program"), b"#!/bin/sh\nexit 0\n", true)?;
-    write_file(&folder.join("share/empty"), b"", false)?;
-    fs::create_dir(folder.join("share/nothing"))?;
-    for size in [1_usize, 7, 8, 9, 65_535, 65_536, 3 << 20] {
-        let bytes: Vec<u8> = (0..size).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
-        write_file(&folder.join(format!("data/{size}")), &bytes, size % 2 == 0)?;
-    }
-    for name in [
-        "a",
-        "A",
-        "a-b",
-        "a.b",
-        "a b",
-        "ä",
-        "~nix~case~hack~1",
-        "x'\"\\$`",
-        "-",
-        "...",
-    ] {
-        write_file(&folder.join("names").join(name), name.as_bytes(), false)?;
-    }
-    write_file(
-        &folder.join("deep").join(["d"; 50].join("/")).join("end"),
-        b"end",
-        false,
-    )?;
-    symlink("../share/empty", folder.join("bin/relative"))?;
-    symlink(format!("{referred}/lib"), folder.join("lib"))?;
-    symlink("/nowhere/at all", folder.join("dangling"))?;
-    Ok(())
-}
-
-fn lay_out(root: &Path) -> anyhow::Result<Layout> {
-    let mut layout = Layout::new(root)?;
-    let library = layout.add("library-1.0", &[], |folder, _| {
-        write_file(&folder.join("lib/libx.so"), &[7; 4096], true)
-    })?;
-    layout.add("many-shapes", &[&library], |folder, _| fill(folder, &library))?;
-    layout.add("one-file", &[], |path, _| {
-        fs::remove_dir(path)?;
-        write_file(path, b"a store path may be a file", true)
-    })?;
-    layout.add("one-link", &[&library], |path, _| {
-        fs::remove_dir(path)?;
-        Ok(symlink(&library, path)?)
-    })?;
-    Ok(layout)
-}
+use e2e::{programs, shapes, skip};
 
 /// Owner, mode and time of everything below: root, 0444 or 0555, second 1.
 fn assert_canonical(path: &Path) {
@@ -102,7 +50,7 @@ fn every_compression_of_real_nix_is_restored_byte_for_byte() {
         return;
     };
     let work = tempfile::tempdir().unwrap();
-    let layout = lay_out(&work.path().join("laid-out")).unwrap();
+    let layout = shapes::lay_out(&work.path().join("laid-out")).unwrap();
     let key = nix.key("reading-1").unwrap();
     nix.register(&layout).unwrap();
     for compression in COMPRESSIONS {

@@ -257,10 +257,10 @@ fn a_path_that_no_trusted_key_signed_is_refused_by_path_cache_and_key() {
         return;
     };
     let node = scene.stage.node(&scene.driver).unwrap();
-    let other = scene.stage.nix.key("other-1").unwrap();
+    let other = e2e::our_writer::public_key("other-1").unwrap();
     let caches = scene.stage.folder().join("wrong.yaml");
     let url = scene.stage.server.url();
-    documents::write(&caches, &[documents::cache("stage", &url, &[&other.public])]).unwrap();
+    documents::write(&caches, &[documents::cache("stage", &url, &[&other])]).unwrap();
     let (reason, message) = scene.refused(&scene.environment(), &caches, &node, "wrong-key");
     assert_eq!(reason, "SignatureUntrusted", "{message}");
     let address = url.trim_start_matches("http://");
@@ -279,11 +279,7 @@ fn a_path_that_no_trusted_key_signed_is_refused_by_path_cache_and_key() {
     // Both keys trusted: accepted.
     documents::write(
         &caches,
-        &[documents::cache(
-            "stage",
-            &url,
-            &[&other.public, &scene.stage.key.public],
-        )],
+        &[documents::cache("stage", &url, &[&other, &scene.stage.public_key])],
     )
     .unwrap();
     let mut run = Command::new(e2e::programs::node_agent().unwrap());
@@ -342,7 +338,7 @@ fn what_cannot_be_had_from_the_cache_is_named() {
         &[documents::cache(
             "gone",
             "http://127.0.0.1:9",
-            &[&scene.stage.key.public],
+            &[&scene.stage.public_key],
         )],
     )
     .unwrap();

@@ -125,13 +125,13 @@ impl RealNix {
         Ok(format!("sha256:{}", printed.trim()))
     }
 
-    /// Copies a closure out of a cache into the private store below `root`, trusting exactly these keys.
-    pub fn copy(&self, cache_url: &str, keys: &[&str], root: &Path, store_path: &str) -> Result<Ended> {
-        ended(&mut self.copy_command(cache_url, keys, root, store_path))
+    /// Copies closures out of a cache into the private store below `root`, trusting exactly these keys.
+    pub fn copy(&self, cache_url: &str, keys: &[&str], root: &Path, store_paths: &[&str]) -> Result<Ended> {
+        ended(&mut self.copy_command(cache_url, keys, root, store_paths))
     }
 
     /// The command of [`RealNix::copy`], not yet run.
-    pub fn copy_command(&self, cache_url: &str, keys: &[&str], root: &Path, store_path: &str) -> Command {
+    pub fn copy_command(&self, cache_url: &str, keys: &[&str], root: &Path, store_paths: &[&str]) -> Command {
         let mut copy = self.nix();
         copy.args([
             "--option",
@@ -141,7 +141,8 @@ impl RealNix {
             "trusted-public-keys",
             &keys.join(" "),
         ]);
-        copy.args(["--store", &store_url(root), "copy", "--from", cache_url, store_path]);
+        copy.args(["--store", &store_url(root), "copy", "--from", cache_url]);
+        copy.args(store_paths);
         copy
     }
 

@@ -21,27 +21,19 @@ fn real_nix_copies_what_we_wrote_and_signed_in_every_compression() {
     let work = tempfile::tempdir().unwrap();
     let layout = shapes::lay_out(&work.path().join("laid-out")).unwrap();
     let (ours, other) = (public_key("ours-1").unwrap(), public_key("other-1").unwrap());
+    let paths: Vec<_> = layout.paths().iter().map(|path| path.store_path.as_str()).collect();
+    let as_laid_out: Vec<_> = paths.iter().map(|path| nix.dump(&layout.real(path)).unwrap()).collect();
     for compression in COMPRESSIONS {
         let cache = work.path().join(compression);
         publish(&layout, &key("ours-1").unwrap(), compression, &cache).unwrap();
         let server = Server::start(&cache).unwrap();
         for (at, url) in [format!("file://{}", cache.display()), server.url()].iter().enumerate() {
             let theirs = work.path().join(format!("theirs-{compression}-{at}"));
-            for path in layout.paths() {
-                let copied = nix.copy(url, &[&other, &ours], &theirs, &path.store_path).unwrap();
-                assert_eq!(
-                    copied.code, 0,
-                    "{compression} from {url}: {}: {copied:?}",
-                    path.store_path
-                );
-                let real = theirs.join(path.store_path.trim_start_matches('/'));
-                let as_laid_out = nix.dump(&layout.real(&path.store_path)).unwrap();
-                assert_eq!(
-                    nix.dump(&real).unwrap(),
-                    as_laid_out,
-                    "{compression}: {}",
-                    path.store_path
-                );
+            let copied = nix.copy(url, &[&other, &ours], &theirs, &paths).unwrap();
+            assert_eq!(copied.code, 0, "{compression} from {url}: {copied:?}");
+            for (path, expected) in paths.iter().zip(&as_laid_out) {
+                let real = theirs.join(path.trim_start_matches('/'));
+                assert_eq!(nix.dump(&real).unwrap(), *expected, "{compression} from {url}: {path}");
             }
             assert_eq!(
                 nix.verify(&theirs).unwrap().code,
@@ -64,7 +56,7 @@ fn real_nix_refuses_it_with_another_key_and_without_its_signature() {
     publish(&layout, &key("ours-1").unwrap(), "zstd", &cache).unwrap();
     let url = format!("file://{}", cache.display());
     let library = &layout.paths()[0].store_path;
-    let copy = |keys: &[&str], to: &str| nix.copy(&url, keys, &work.path().join(to), library).unwrap();
+    let copy = |keys: &[&str], to: &str| nix.copy(&url, keys, &work.path().join(to), &[library]).unwrap();
 
     let other = copy(&[&public_key("other-1").unwrap()], "other");
     assert!(

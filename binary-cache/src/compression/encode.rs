@@ -87,8 +87,13 @@ impl<W: Write> Write for Encoder<W> {
         self.inner().write(bytes)
     }
 
+    /// Does nothing for compressed streams: the `.lzma` container has no point to flush to (its encoder fails), and in the
+    /// others each such point costs size. What was written is complete after [`Encoder::finish`].
     fn flush(&mut self) -> io::Result<()> {
-        self.inner().flush()
+        if let Inner::None(writer) = &mut self.0 {
+            writer.flush()?;
+        }
+        Ok(())
     }
 }
 

@@ -127,7 +127,7 @@ fn ours(url: &str, key: &str, root: &str, state: &Path) -> Result<Cost> {
 }
 
 fn theirs(nix: &RealNix, url: &str, key: &str, root: &str, store: &Path) -> Result<Cost> {
-    let mut command = nix.copy_command(url, &[key], store, root);
+    let mut command = nix.copy_command(url, &[key], store, &[root]);
     // Nix makes nothing durable unless told; ours always does. Both variants of Nix are of interest, this is the fair one.
     command.args(["--option", "fsync-metadata", "true"]);
     let cost = measured(&mut command)?;

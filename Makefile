@@ -32,7 +32,7 @@ lint: ## formatting, clippy with warnings as errors, documentation links
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items -q
 
 generate: ## write the generated files: CRDs, reference
-	cargo run -q -p crds --bin crdgen -- .
+	cargo run -q -p crds --bin crdgen -- charts/cudaenv/templates/crds docs/reference
 
 clean: ## remove what was built
 	cargo clean

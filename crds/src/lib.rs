@@ -1,9 +1,12 @@
 //! The language of cudaenv: Kubernetes objects, their validated meaning, and the selection of variants.
 //! Never does I/O, never reads a clock, never needs an async runtime.
 
+#![warn(missing_docs)]
+
 pub mod convert;
 pub mod domain;
 pub mod failure;
+pub mod generate;
 pub mod manifest;
 pub mod selection;
 pub mod v1alpha1;

@@ -276,6 +276,7 @@ fn unknown_branches_need_their_cuda_release() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table: one row a case")]
 fn wrong_arguments_and_files_are_refused_with_the_reason() {
     let absent = ["explain", "-f", "/nonexistent/env.yaml", "--output=json"];
     let output = Command::new(env!("CARGO_BIN_EXE_kubectl-cudaenv"))

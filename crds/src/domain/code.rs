@@ -21,7 +21,9 @@ pub enum Portability {
 /// A code generation target: `9.0`, `9.0a`, `10.0f`; `sm_90a`, `compute_100f` and `90a` are read too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CodeTarget {
+    /// The GPU generation it was generated for.
     pub capability: ComputeCapability,
+    /// Its suffix.
     pub portability: Portability,
 }
 
@@ -97,14 +99,18 @@ impl<'de> Deserialize<'de> for CodeTarget {
 /// PTX in a build: compiled by the driver when the program starts, if the driver knows the instruction set version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PtxCode {
+    /// The GPU generation it was written for.
     pub target: CodeTarget,
+    /// Its instruction set version, which the driver must know.
     pub isa: PtxIsa,
 }
 
 /// All GPU code of one build.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuCode {
+    /// Machine code.
     pub sass: BTreeSet<CodeTarget>,
+    /// Code that the driver compiles at the first start.
     pub ptx: BTreeSet<PtxCode>,
 }
 

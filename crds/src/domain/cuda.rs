@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not {wanted}")]
 pub struct NumberError {
+    /// What it was given, at most 64 characters.
     pub text: String,
+    /// What it should have been.
     pub wanted: &'static str,
 }
 

@@ -15,21 +15,37 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Brand {
+    /// Workstation cards.
     Quadro = 1,
+    /// Data-centre cards up to Volta and Turing.
     Tesla = 2,
+    /// Multi-display business cards.
     Nvs = 3,
+    /// Virtual GPUs of the first generation.
     Grid = 4,
+    /// Gaming cards.
     GeForce = 5,
+    /// Titan cards.
     Titan = 6,
+    /// NVIDIA Virtual Applications.
     VApps = 7,
+    /// NVIDIA Virtual PC.
     Vpc = 8,
+    /// NVIDIA Virtual Compute Server.
     Vcs = 9,
+    /// NVIDIA RTX Virtual Workstation.
     Vws = 10,
+    /// NVIDIA Cloud Gaming.
     CloudGaming = 11,
+    /// Workstation cards of the Turing generation.
     QuadroRtx = 12,
+    /// Workstation cards from Ampere on.
     NvidiaRtx = 13,
+    /// Data-centre cards from Ampere on.
     Nvidia = 14,
+    /// Gaming cards from Turing on.
     GeForceRtx = 15,
+    /// Titan RTX.
     TitanRtx = 16,
 }
 
@@ -109,6 +125,7 @@ impl<'de> Deserialize<'de> for Brand {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gpu {
+    /// The GPU generation.
     pub compute_capability: ComputeCapability,
     /// Absent where NVML names a brand that is newer than this software.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,6 +133,7 @@ pub struct Gpu {
     /// NVML's product name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// How many of them.
     #[serde(default = "one")]
     pub count: u32,
 }
@@ -130,22 +148,34 @@ pub enum DriverState {
     /// No driver at all.
     Missing,
     /// Found, but not to be used yet, and why in words (being revalidated, no kernel module, stub library …).
-    NotReady { why: String },
+    NotReady {
+        /// The sentence, without a full stop.
+        why: String,
+    },
     /// Kernel module and user-space library differ: every CUDA call would end in 803.
     Mismatch {
+        /// Version of the kernel module.
         kernel: DriverVersion,
+        /// Version of libcuda.
         library: DriverVersion,
     },
     /// Usable.
-    Ready { version: DriverVersion, cuda: CudaVersion },
+    Ready {
+        /// Version of both halves.
+        version: DriverVersion,
+        /// The CUDA release that libcuda reports.
+        cuda: CudaVersion,
+    },
 }
 
 /// All that selection looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFacts {
+    /// The driver, or why there is none to use.
     pub driver: DriverState,
     /// Empty when they are not known: then code is not checked, and selection says so in a warning.
     pub gpus: Vec<Gpu>,
+    /// The node's Nix system.
     pub system: System,
 }
 

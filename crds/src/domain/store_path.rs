@@ -27,12 +27,16 @@ pub struct StorePath {
 /// Why a string is no store path. The text of the variants is the operand.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StorePathError {
+    /// Another store directory, or no path at all.
     #[error("`{0}` is not below {STORE_DIR}/")]
     OutsideStoreDir(String),
+    /// A file inside a store path.
     #[error("`{0}` points below a store path; name the store path alone")]
     SubPath(String),
+    /// The hash part is not one.
     #[error("`{0}` is not <hash>-<name>: the hash takes {HASH_LEN} characters of Nix's base 32 (no e, o, u, t)")]
     BadHash(String),
+    /// The name part is not one.
     #[error(
         "`{0}` has no name part of 1 to {MAX_NAME_LEN} characters of [0-9a-zA-Z+-._?=], or it begins like `.` or `..`"
     )]
@@ -138,8 +142,10 @@ impl<'de> Deserialize<'de> for StorePath {
 /// A Nix system that NVIDIA has a Linux driver for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum System {
+    /// Intel and AMD servers.
     #[serde(rename = "x86_64-linux")]
     X86_64Linux,
+    /// Arm servers (NVIDIA's sbsa).
     #[serde(rename = "aarch64-linux")]
     Aarch64Linux,
 }

@@ -49,7 +49,7 @@ fn store_path_value() -> Value {
         &[
             matches(
                 STORE_PATH,
-                "write /nix/store/<hash>-<name>: the store path alone, with nothing below it",
+                "write /nix/store/HASH-NAME: the store path alone, with nothing below it",
             ),
             rule(
                 "!self.endsWith('.drv')",

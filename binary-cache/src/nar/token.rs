@@ -13,6 +13,8 @@ use crate::{
 
 /// Bytes asked for, and written to files, at once.
 const BUFFER: usize = 256 << 10;
+/// What file systems like writes to begin at.
+const PAGE: usize = 4 << 10;
 /// Longest keyword of the format is `nix-archive-1`; anything longer than this is none.
 const MAX_TAG_LEN: u64 = 32;
 
@@ -128,7 +130,11 @@ impl<R: Read> Tokens<R> {
         if self.end - self.start < wanted.min(BUFFER / 2) {
             self.need(wanted.min(BUFFER))?;
         }
-        let length = wanted.min(self.end - self.start);
+        let length = match self.end - self.start {
+            enough if enough >= wanted => wanted,
+            // Whole pages, so that the next piece begins at one.
+            part => part - part % PAGE,
+        };
         let chunk = self.start..self.start + length;
         self.take(length);
         Ok(&self.buffer[chunk])

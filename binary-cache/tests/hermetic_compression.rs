@@ -1,6 +1,13 @@
 //! Every compression there and back, and streams that are cut, damaged, too greedy or not what they say.
 //! Never needs an external compressor: hostile headers are spelled out here.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on must fail"
+)]
+
 use std::{
     ffi::OsStr,
     fs,

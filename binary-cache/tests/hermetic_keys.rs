@@ -1,6 +1,12 @@
 //! Keys and signatures: what is trusted, what is not, and that a secret never shows.
 //! Never signs with a key that is used anywhere else.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on must fail"
+)]
+
 #[path = "support/signed.rs"]
 mod signed;
 

@@ -1,6 +1,13 @@
 //! Hostile and odd NARs, as they come, compressed, and byte by byte: each refused by name, with nothing left behind.
 //! Never needs root, the network, or another program.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on must fail"
+)]
+
 #[path = "support/nar_text.rs"]
 mod nar_text;
 

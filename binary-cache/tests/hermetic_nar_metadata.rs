@@ -1,6 +1,8 @@
 //! Metadata of what a NAR is restored to: the same under every umask and in every parent directory.
 //! One test in this file: it changes the process's umask, which all threads share.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 #[path = "support/nar_text.rs"]
 mod nar_text;
 

@@ -2,6 +2,8 @@
 //! however broken, makes a decoder panic, hang, or leave something behind.
 //! Never random without a seed: failures come back.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 #[path = "support/nar_text.rs"]
 mod nar_text;
 #[path = "support/signed.rs"]

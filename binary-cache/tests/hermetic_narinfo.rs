@@ -1,6 +1,13 @@
 //! The text of narinfos: a published one, and every way to get one wrong, each beside a good one.
 //! Never asks a cache: the published one is a file here.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on must fail"
+)]
+
 #[path = "support/signed.rs"]
 mod signed;
 

@@ -3,6 +3,7 @@
 
 pub mod act;
 pub mod args;
+pub mod commands;
 pub mod elf;
 pub mod elf_note;
 pub mod fatbin;

@@ -1,0 +1,120 @@
+//! Gathers the facts of the node for the commands that need them: what is seen, overridden by what is said.
+
+use std::path::Path;
+
+use crds::domain::{
+    node::{Gpu, NodeFacts},
+    store_path::System,
+};
+use serde::Serialize;
+
+use crate::{
+    args::{KernelModule, NodeArgs},
+    observe::{
+        driver::{self, KernelSource},
+        gpus,
+    },
+    report::failure::{Failure, Reason, chain},
+    snapshot::driver::{Detection, DriverFiles},
+};
+
+/// A node as the commands see it.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub facts: NodeFacts,
+    pub detection: Detection,
+    pub gpu_source: GpuSource,
+}
+
+/// Where the GPUs are known from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum GpuSource {
+    CommandLine,
+    FactsFile,
+    Nvml,
+    Unknown,
+}
+
+fn bad_request(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::new(Reason::BadRequest, 2, error)
+}
+
+/// What the command line says about the kernel module, for [`observe`].
+pub(super) fn kernel_source(said: &KernelModule) -> KernelSource {
+    match said {
+        KernelModule::Observe => KernelSource::Observe,
+        KernelModule::Assume => KernelSource::AssumeLibrary,
+        KernelModule::Given(version) => KernelSource::Given(version.clone()),
+    }
+}
+
+/// Observes the node whose files lie below `root`.
+pub(super) fn observe(root: &Path, node: &NodeArgs, kernel: KernelSource) -> Result<Node, Failure> {
+    let options = driver::Options {
+        kernel_version: kernel,
+        ..driver::Options::default()
+    };
+    let mut detection = driver::detect(root, &options).map_err(bad_request)?;
+    let (gpus, gpu_source) = gpus_of(root, node, &mut detection)?;
+    let facts = NodeFacts {
+        driver: detection.state.clone(),
+        gpus,
+        system: System::of_this_build(),
+    };
+    Ok(Node {
+        facts,
+        detection,
+        gpu_source,
+    })
+}
+
+fn gpus_of(root: &Path, node: &NodeArgs, detection: &mut Detection) -> Result<(Vec<Gpu>, GpuSource), Failure> {
+    if !node.gpus.is_empty() {
+        let given = node
+            .gpus
+            .iter()
+            .map(|text| gpus::parse_gpu(text))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(bad_request)?;
+        return Ok((gpus::group(given), GpuSource::CommandLine));
+    }
+    if let Some(file) = &node.facts {
+        let facts = std::fs::read_to_string(file).map_err(|error| {
+            Failure::new(
+                Reason::BadRequest,
+                2,
+                format!("cannot read {}: {error}", file.display()),
+            )
+        })?;
+        let facts = gpus::parse_facts(&facts)
+            .map_err(|error| Failure::new(Reason::BadRequest, 2, format!("{}: {}", file.display(), chain(&error))))?;
+        return Ok((gpus::group(facts.gpus), GpuSource::FactsFile));
+    }
+    let library = detection.driver.as_ref().and_then(|driver| nvml(root, driver));
+    let (Some(module), Some(library)) = (&detection.kernel, library) else {
+        return Ok((Vec::new(), GpuSource::Unknown));
+    };
+    match gpus::observe(&library, module) {
+        Ok(observed) => {
+            detection.warnings.extend(observed.faults);
+            Ok((observed.gpus, GpuSource::Nvml))
+        }
+        Err(fault) => {
+            detection
+                .warnings
+                .push(format!("the GPUs are not known: {}", chain(&fault)));
+            Ok((Vec::new(), GpuSource::Unknown))
+        }
+    }
+}
+
+/// The driver's own NVML, by the path of its file.
+fn nvml(root: &Path, driver: &DriverFiles) -> Option<std::path::PathBuf> {
+    let library = driver
+        .files
+        .iter()
+        .find(|file| file.soname.as_deref() == Some("libnvidia-ml.so.1"))?;
+    let below = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_owned();
+    Some(root.join(below(&driver.root)).join(below(&library.path)))
+}

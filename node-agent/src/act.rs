@@ -2,7 +2,9 @@
 
 pub mod bridge;
 pub mod collect;
+pub mod contents;
 pub mod enter;
 pub mod fetch;
+pub mod install;
 pub mod verify;
 pub mod view;

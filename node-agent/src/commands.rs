@@ -1,16 +1,27 @@
 //! Shells that wire the rooms together, one for each command. They decide nothing that a plan could decide.
 
+mod collect;
 mod detect;
 mod facts;
+mod fetch;
+mod inputs;
+mod obtain;
+mod reasons;
+mod run;
 mod scan;
+mod verify;
 
 use std::io::Write as _;
 
+use crds::selection::Selection;
 use serde::Serialize;
 
 use crate::{
     args::{Args, Command, Output},
-    report::failure::{Failure, Reason},
+    report::{
+        failure::{Failure, Reason},
+        selection::summary,
+    },
 };
 
 /// Exit code of `run` for a failure before the program started.
@@ -24,10 +35,25 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         log: _,
     } = args;
     match command {
+        Command::Run(args) => run::run(&args, output),
+        Command::Fetch(args) => fetch::run(&args, output),
+        Command::Verify(args) => verify::run(&args, output),
+        Command::Gc(args) => collect::run(&args, output),
         Command::Detect(args) => detect::run(&args, output),
         Command::Scan(args) => scan::run(&args, output),
-        _ => Err(Failure::new(Reason::BadRequest, 2, "not yet")),
     }
+}
+
+/// Says what `run` prepared, on standard error: standard output is the program's.
+fn told<T: Serialize>(output: Output, report: &T, selection: &Selection) {
+    use std::io::IsTerminal as _;
+    let text = match output {
+        Output::Json => serde_json::to_string(report).unwrap_or_default() + "\n",
+        Output::Text if std::io::stderr().is_terminal() => summary(selection),
+        Output::Text => return,
+    };
+    // Nobody listens: the program starts all the same.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Prints an answer: the text for people, or one line of JSON.

@@ -2,6 +2,7 @@
 
 pub mod bridge;
 pub mod collect;
+pub mod document;
 pub mod fetch;
 pub mod root;
 pub mod view;

@@ -1,3 +1,5 @@
 //! Tells people and programs what was done and why something was not. Never acts, never observes.
 
 pub mod failure;
+pub mod progress;
+pub mod selection;

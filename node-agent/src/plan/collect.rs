@@ -27,6 +27,18 @@ pub struct CollectPolicy {
     pub pinned: BTreeSet<StorePath>,
 }
 
+impl CollectPolicy {
+    /// Everything that nothing uses, at once.
+    pub fn everything() -> Self {
+        Self {
+            high: 0,
+            low: 0,
+            grace: Duration::ZERO,
+            pinned: BTreeSet::new(),
+        }
+    }
+}
+
 /// Why a layer stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -15,14 +15,15 @@ pub struct Failure {
 }
 
 #[derive(Serialize)]
-struct Document<'a> {
-    error: Body<'a>,
+struct Document {
+    error: Body,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    reason: Reason,
-    message: &'a str,
+/// What programs read of a failure.
+#[derive(Debug, Serialize)]
+pub struct Body {
+    pub reason: Reason,
+    pub message: String,
 }
 
 impl Failure {
@@ -52,14 +53,11 @@ impl Failure {
 
     /// `{"error":{"reason","message"}}`.
     pub fn to_json(&self) -> String {
-        let message = self.message();
-        serde_json::to_string(&Document {
-            error: Body {
-                reason: self.reason,
-                message: &message,
-            },
-        })
-        .unwrap_or_default()
+        let error = Body {
+            reason: self.reason,
+            message: self.message(),
+        };
+        serde_json::to_string(&Document { error }).unwrap_or_default()
     }
 }
 

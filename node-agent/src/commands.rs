@@ -9,6 +9,7 @@ mod obtain;
 mod reasons;
 mod run;
 mod scan;
+mod settle;
 mod verify;
 
 use std::io::Write as _;

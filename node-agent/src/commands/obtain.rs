@@ -57,6 +57,23 @@ pub(super) struct Obtained {
     pub downloaded: u64,
 }
 
+impl Obtained {
+    /// Counts what was fetched earlier, to decide, as part of this.
+    pub(super) fn absorb(&mut self, earlier: Self) -> Result<(), StoreError> {
+        let Self {
+            closure: _,
+            fetched,
+            lease,
+            downloaded,
+        } = earlier;
+        self.fetched.paths += fetched.paths;
+        self.fetched.bytes += fetched.bytes;
+        self.fetched.by_others += fetched.by_others;
+        self.downloaded += downloaded;
+        lease.end()
+    }
+}
+
 /// With what closures are got.
 #[derive(Debug)]
 pub(super) struct Supply<'a> {

@@ -12,7 +12,7 @@ use std::{
 
 use crds::{
     domain::{cuda::CudaVersion, driver::DriverVersion, environment::Environment, store_path::StorePath},
-    selection::{self, KnownContents, Selection},
+    selection::Selection,
 };
 use serde::Serialize;
 
@@ -20,10 +20,11 @@ use super::{
     facts::{self, Node},
     inputs::{self, InputError},
     obtain::{self, ObtainError, Obtained, Supply},
+    settle::settle,
 };
 use crate::{
     act::{
-        contents::{self, ContentsError},
+        contents::ContentsError,
         enter::{self, EnterError},
         install::{self, InstallError, Origin},
         view::{self, ViewError},
@@ -40,7 +41,7 @@ use crate::{
     },
     report::{failure::Failure, selection as report},
     snapshot::{
-        driver::{Detection, DriverFiles},
+        driver::DriverFiles,
         view::{ViewKind, ViewRequest},
     },
     store::{Lease, LeaseContent, NodeStore, StoreError},
@@ -154,13 +155,13 @@ impl Prepared {
         let caches = inputs::caches(&args.caches, &environment, args.fetch.netrc.as_deref()).map_err(RunError::from)?;
         let store = obtain::open_store(&args.state.state).map_err(RunError::from)?;
         let supply = Supply::new(&store, caches, &args.fetch).map_err(RunError::from)?;
-        let (selection, obtained) = settle(&supply, &environment, &node, now)?;
+        let (selection, obtained) = settle(&supply, &environment, &node.facts, now)?;
         let ready = node.detection.ready();
         let (files, version, cuda) = ready.ok_or_else(|| RunError::Rejected {
             selection: Box::new(selection.clone()),
         })?;
         let searched = args.driver_root.as_deref().unwrap_or(Path::new("/"));
-        let bridge = install_bridge(&store, &node.detection, searched, (files, version), &selection)?;
+        let bridge = install_bridge(&store, searched, (files, version), &selection)?;
         let view = plan_view(&environment, &selection, &obtained, (version, cuda), &bridge, args.view)?;
         let content = LeaseContent {
             view: Some(view.digest.clone()),
@@ -200,71 +201,16 @@ impl Prepared {
     }
 }
 
-/// Selects, fetching and scanning what would decide, until nothing more would; then fetches what was selected.
-fn settle(
-    supply: &Supply<'_>,
-    environment: &Environment,
-    node: &Node,
-    now: SystemTime,
-) -> Result<(Selection, Obtained), Failure> {
-    let runtime = obtain::runtime().map_err(RunError::from)?;
-    let mut known = KnownContents::new();
-    loop {
-        let selection = selection::select(environment, &node.facts, &known);
-        if environment
-            .packages
-            .iter()
-            .any(|package| !selection.selected.contains_key(&package.name))
-        {
-            return Err(RunError::Rejected {
-                selection: Box::new(selection),
-            }
-            .into());
-        }
-        let unknown: BTreeSet<_> = selection
-            .selected
-            .values()
-            .flat_map(|selected| &selected.unknown)
-            .filter(|path| !known.contains_key(*path))
-            .cloned()
-            .collect();
-        if unknown.is_empty() {
-            let roots: BTreeSet<_> = selection
-                .selected
-                .values()
-                .flat_map(|selected| [Some(&selected.store_path), selected.forward_compat.as_ref()])
-                .flatten()
-                .cloned()
-                .collect();
-            let roots: Vec<_> = roots.into_iter().collect();
-            let obtained = runtime.block_on(supply.obtain(&roots, now)).map_err(RunError::from)?;
-            return Ok((selection, obtained));
-        }
-        for root in unknown {
-            let obtained = runtime
-                .block_on(supply.obtain(std::slice::from_ref(&root), now))
-                .map_err(RunError::from)?;
-            let paths = obtained.closure.paths.iter().map(|narinfo| narinfo.store_path());
-            let contents = contents::of_closure(supply.store, paths).map_err(|source| RunError::Contents { source })?;
-            obtained.lease.end().map_err(|source| RunError::Lease { source })?;
-            known.insert(root, contents);
-        }
-    }
-}
-
 /// The bridge that the selection needs, built if it was not there.
 fn install_bridge(
     store: &NodeStore,
-    detection: &Detection,
     searched: &Path,
     (files, version): (&DriverFiles, &DriverVersion),
     selection: &Selection,
 ) -> Result<BridgePlan, RunError> {
-    let compat_path = selection
-        .selected
-        .values()
-        .find_map(|selected| selected.forward_compat.as_ref());
-    let compat = compat_path.map(|path| {
+    let chosen = selection.selected.values();
+    let paths: BTreeSet<_> = chosen.filter_map(|selected| selected.forward_compat.as_ref()).collect();
+    let compats = paths.into_iter().map(|path| {
         let home = store.layout().files(path);
         let files = driver::compat_files(&home).map_err(|source| RunError::Compat {
             path: path.clone(),
@@ -272,7 +218,9 @@ fn install_bridge(
         })?;
         Ok::<_, RunError>((home, files))
     });
-    let compat = compat.transpose()?;
+    // Packages may bring different ones along; a program can load one libcuda, and the newest serves them all.
+    let compats = compats.collect::<Result<Vec<_>, _>>()?;
+    let compat = compats.into_iter().max_by(|(_, a), (_, b)| a.version.cmp(&b.version));
     let plan =
         bridge::plan(files, version, compat.as_ref().map(|(_, files)| files)).map_err(|source| RunError::Bridge {
             path: files.directory.clone(),
@@ -281,7 +229,6 @@ fn install_bridge(
     for warning in &plan.warnings {
         tracing::warn!(%warning);
     }
-    debug_assert!(detection.ready().is_some());
     let origin = Origin {
         searched,
         driver_root: &files.root,

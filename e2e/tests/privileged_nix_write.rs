@@ -29,9 +29,10 @@ fn real_nix_copies_what_we_wrote_and_signed_in_every_compression() {
         let server = Server::start(&cache).unwrap();
         for (at, url) in [format!("file://{}", cache.display()), server.url()].iter().enumerate() {
             let theirs = work.path().join(format!("theirs-{compression}-{at}"));
-            let copied = nix.copy(url, &[&other, &ours], &theirs, &paths).unwrap();
-            assert_eq!(copied.code, 0, "{compression} from {url}: {copied:?}");
             for (path, expected) in paths.iter().zip(&as_laid_out) {
+                // One by one: Nix 2.8 aborts at the second .lzma of one process, in caches of its own making too.
+                let copied = nix.copy(url, &[&other, &ours], &theirs, &[path]).unwrap();
+                assert_eq!(copied.code, 0, "{compression} from {url}: {path}: {copied:?}");
                 let real = theirs.join(path.trim_start_matches('/'));
                 assert_eq!(nix.dump(&real).unwrap(), *expected, "{compression} from {url}: {path}");
             }

@@ -8,7 +8,10 @@ use std::{fs, path::Path};
 use crds::domain::node::DriverState;
 use e2e::{node, parts, skip};
 use node_agent::{
-    observe::driver::{KernelSource, Options, detect},
+    observe::{
+        driver::{KernelSource, Options, detect},
+        gpus::{self, NvmlFault},
+    },
     snapshot::driver::{CudaSource, Detection, Environment},
 };
 
@@ -82,7 +85,19 @@ fn a_node_is_ready_once_its_module_is_loaded_and_again_after_an_upgrade() {
     let root = node::lay_out(old, folder.path()).expect("a node");
     let found = detect_with(&root, KernelSource::Observe);
     assert_eq!(found.state, ready(&old.version, old.cuda));
-    assert_eq!(found.kernel.expect("a module").version().as_str(), old.version);
+    let module = found.kernel.expect("a module");
+    assert_eq!(module.version().as_str(), old.version);
+    // Its version file is an ordinary one: real NVML, which lies there, must not be initialised on this machine.
+    let files = found.driver.expect("a driver").files;
+    let nvml = files
+        .iter()
+        .find(|file| file.name.starts_with("libnvidia-ml.so."))
+        .expect("NVML");
+    let nvml = root.join(nvml.path.strip_prefix("/").expect("absolute"));
+    let device_before = Path::new("/dev/nvidiactl").exists();
+    let refused = gpus::observe(&nvml, &module);
+    assert!(matches!(refused, Err(NvmlFault::NotRunning { .. })), "{refused:?}");
+    assert_eq!(Path::new("/dev/nvidiactl").exists(), device_before);
     // The driver's files are replaced, the module is not reloaded yet; then it is.
     fs::remove_dir_all(root.join("usr")).expect("removed: nothing holds the driver's files");
     node::copy_tree(&new.root, &root).expect("the new files");

@@ -29,7 +29,9 @@ use self::{
 };
 use crate::{
     rooted::Root,
-    snapshot::driver::{CudaSource, Detection, DriverCuda, DriverFiles, Environment, Found, KernelModule, Place},
+    snapshot::driver::{
+        CudaSource, Detection, DriverCuda, DriverFiles, Environment, Found, KernelModule, Place, looked_in,
+    },
 };
 
 /// Where the version of the kernel module comes from.
@@ -70,7 +72,7 @@ pub enum DetectError {
 
 /// What was seen before anything is concluded.
 struct Seen {
-    kernel: Result<Option<DriverVersion>, KernelError>,
+    kernel: Result<Option<KernelModule>, KernelError>,
     ready: Result<Option<DriverReady>, ReadyError>,
     places: Vec<Place>,
     /// Something lies in the operator's driver root.
@@ -88,7 +90,7 @@ pub fn detect(root: &Path, options: &Options) -> Result<Detection, DetectError> 
         .as_ref()
         .ok()
         .and_then(Option::as_ref)
-        .and_then(|ready| ready.root.as_deref());
+        .and_then(|ready| ready.root());
     let seen = Seen {
         kernel: kernel::observe(&opened),
         places: places::search(&opened, options.system, named),
@@ -104,7 +106,7 @@ pub fn detect(root: &Path, options: &Options) -> Result<Detection, DetectError> 
         Choice::None(_) => None,
     };
     let state = conclude(&seen, choice, driver.as_ref(), options);
-    let kernel = seen.kernel.ok().flatten().map(KernelModule::observed);
+    let kernel = seen.kernel.ok().flatten();
     Ok(Detection {
         state,
         kernel,
@@ -130,7 +132,7 @@ fn choose(seen: &Seen, warnings: &mut Vec<String>) -> Choice {
         Ok(ready) => ready.as_ref(),
         Err(error) => return Choice::None(not_ready(chain(error))),
     };
-    if let Some(root) = named.and_then(|ready| ready.root.as_deref()) {
+    if let Some(root) = named.and_then(|ready| ready.root()) {
         let Some(place) = found.iter().find(|place| place.root == root) else {
             let why = format!("{DRIVER_READY} names {}, and no libcuda lies there", root.display());
             return Choice::None(not_ready(why));
@@ -178,8 +180,9 @@ fn nothing_found(seen: &Seen, revalidating: bool) -> DriverState {
     });
     match (&seen.kernel, stub) {
         (Err(error), _) => not_ready(chain(error)),
-        (Ok(Some(version)), _) => not_ready(format!(
-            "kernel module {version} is loaded, but no libcuda was found; looked in {}",
+        (Ok(Some(module)), _) => not_ready(format!(
+            "kernel module {} is loaded, but no libcuda was found; looked in {}",
+            module.version(),
             looked_in(&seen.places)
         )),
         (Ok(None), _) if revalidating => not_ready(format!("{OPERATOR_ROOT} is in use, but holds no libcuda yet")),
@@ -198,12 +201,12 @@ fn conclude(seen: &Seen, choice: Choice, driver: Option<&DriverFiles>, options: 
         return not_ready(why);
     }
     let Some(driver) = driver else {
-        return not_ready(format!("the driver in {} cannot be read", below(&place).display()));
+        return not_ready(format!("the driver in {} cannot be read", place.below().display()));
     };
     let kernel = match (&options.kernel_version, &seen.kernel) {
         (KernelSource::Given(version), _) => Some(version.clone()),
         (KernelSource::AssumeLibrary, _) => driver.version.clone(),
-        (KernelSource::Observe, Ok(version)) => version.clone(),
+        (KernelSource::Observe, Ok(module)) => module.as_ref().map(|module| module.version().clone()),
         (KernelSource::Observe, Err(error)) => return not_ready(chain(error)),
     };
     let Some(kernel) = kernel else {
@@ -223,7 +226,7 @@ fn conclude(seen: &Seen, choice: Choice, driver: Option<&DriverFiles>, options: 
 }
 
 fn no_kernel(place: &Place, driver: &DriverFiles) -> String {
-    let directory = below(place);
+    let directory = place.below();
     match (&driver.version, driver.environment) {
         (Some(version), _) => format!(
             "libcuda {version} lies in {}, but no NVIDIA kernel module is loaded",
@@ -300,7 +303,7 @@ fn warn_of_others(found: &[&Place], chosen: &Place, why: &str, warnings: &mut Ve
 }
 
 fn describe(place: &Place) -> String {
-    let directory = below(place);
+    let directory = place.below();
     if let Found::Library {
         version: Some(version), ..
     } = &place.found
@@ -308,26 +311,6 @@ fn describe(place: &Place) -> String {
         format!("{version} in {}", directory.display())
     } else {
         format!("the one in {}", directory.display())
-    }
-}
-
-/// The place as a path below the root that was searched.
-fn below(place: &Place) -> PathBuf {
-    place
-        .root
-        .join(place.directory.strip_prefix("/").unwrap_or(&place.directory))
-}
-
-/// The places that exist, for a message; all of them are in [`Detection::places`].
-fn looked_in(places: &[Place]) -> String {
-    let there: Vec<String> = (places.iter())
-        .filter(|place| place.found != Found::Absent)
-        .map(|place| below(place).display().to_string())
-        .collect();
-    if there.is_empty() {
-        format!("{} places, none of which exists", places.len())
-    } else {
-        there.join(", ")
     }
 }
 

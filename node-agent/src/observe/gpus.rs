@@ -62,6 +62,8 @@ pub enum FactsError {
 /// Why NVML could not be asked at all.
 #[derive(Debug, thiserror::Error)]
 pub enum NvmlFault {
+    #[error("kernel module {version} is not this machine's: its version comes from an ordinary file")]
+    NotRunning { version: DriverVersion },
     #[error("cannot load and initialise {}", library.display())]
     Init { library: PathBuf, source: NvmlError },
     #[error("NVML did not say how many GPUs there are")]
@@ -122,10 +124,16 @@ pub fn group(gpus: impl IntoIterator<Item = Gpu>) -> Vec<Gpu> {
     kinds
 }
 
-/// Asks the driver's own NVML (`libnvidia-ml.so.<version>` at `library`). The module is the proof that one is loaded.
+/// Asks the driver's own NVML (`libnvidia-ml.so.<version>` at `library`). The module is the proof that one is loaded; one
+/// that does not run on this machine is refused before anything is loaded.
 ///
 /// The library is loaded for this call alone and let go before it returns.
-pub fn observe(library: &Path, _module: &KernelModule) -> Result<Observed, NvmlFault> {
+pub fn observe(library: &Path, module: &KernelModule) -> Result<Observed, NvmlFault> {
+    if !module.running() {
+        return Err(NvmlFault::NotRunning {
+            version: module.version().clone(),
+        });
+    }
     let nvml = (Nvml::builder().lib_path(library.as_os_str()).init()).map_err(|source| NvmlFault::Init {
         library: library.to_owned(),
         source,
@@ -236,11 +244,18 @@ mod tests {
 
     #[test]
     fn a_library_that_is_not_there_is_named() {
-        let module = KernelModule::observed("550.54.15".parse().unwrap());
+        let module = KernelModule::observed("550.54.15".parse().unwrap(), true);
         let error = observe(Path::new("/nonexistent/libnvidia-ml.so.550.54.15"), &module).unwrap_err();
         assert!(
             error.to_string().contains("/nonexistent/libnvidia-ml.so.550.54.15"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn nvml_is_not_touched_for_a_module_that_does_not_run_here() {
+        let module = KernelModule::observed("550.54.15".parse().unwrap(), false);
+        let error = observe(Path::new("/nonexistent/libnvidia-ml.so.550.54.15"), &module).unwrap_err();
+        assert!(matches!(error, NvmlFault::NotRunning { .. }), "{error}");
     }
 }

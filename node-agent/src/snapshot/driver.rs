@@ -11,7 +11,8 @@ use serde::Serialize;
 pub struct Detection {
     /// What selection may count on.
     pub state: DriverState,
-    /// The kernel module that is loaded. Only ever observed, never assumed: NVML is touched on its strength alone.
+    /// The kernel module that is loaded. Only ever observed, never assumed: NVML is touched on its strength alone, and only
+    /// if it is running here.
     pub kernel: Option<KernelModule>,
     /// The user-space driver chosen, also where it is not ready to be used.
     pub driver: Option<DriverFiles>,
@@ -22,6 +23,11 @@ pub struct Detection {
 }
 
 impl Detection {
+    /// Where a driver was looked for, for a message: the places that exist.
+    pub fn looked_in(&self) -> String {
+        looked_in(&self.places)
+    }
+
     /// The driver's files and version, if it is ready.
     pub fn ready(&self) -> Option<(&DriverFiles, &DriverVersion, CudaVersion)> {
         match (&self.state, &self.driver) {
@@ -35,12 +41,19 @@ impl Detection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KernelModule {
     version: DriverVersion,
+    running: bool,
 }
 
 impl KernelModule {
-    /// For the observation of a running kernel alone.
-    pub(crate) fn observed(version: DriverVersion) -> Self {
-        Self { version }
+    /// For the observation of a kernel's files alone.
+    pub(crate) fn observed(version: DriverVersion, running: bool) -> Self {
+        Self { version, running }
+    }
+
+    /// Whether this machine's kernel said so itself, in sysfs or procfs. A root that was laid out by hand, as in tests and
+    /// demonstrations, has ordinary files there: its module is believed, but not this machine's to be talked to.
+    pub fn running(&self) -> bool {
+        self.running
     }
 
     /// Its version.
@@ -98,6 +111,27 @@ pub struct Place {
     /// The directory below the driver's root.
     pub directory: PathBuf,
     pub found: Found,
+}
+
+impl Place {
+    /// Its directory as a path below the root that was searched.
+    pub fn below(&self) -> PathBuf {
+        self.root
+            .join(self.directory.strip_prefix("/").unwrap_or(&self.directory))
+    }
+}
+
+/// The places that exist, for a message.
+pub fn looked_in(places: &[Place]) -> String {
+    let there: Vec<String> = (places.iter())
+        .filter(|place| place.found != Found::Absent)
+        .map(|place| place.below().display().to_string())
+        .collect();
+    if there.is_empty() {
+        format!("{} places, none of which exists", places.len())
+    } else {
+        there.join(", ")
+    }
 }
 
 /// What lay in a place.

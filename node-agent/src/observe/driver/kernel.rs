@@ -5,7 +5,7 @@ use std::{io, path::Path};
 
 use crds::domain::driver::{DriverVersion, UnparsableDriver};
 
-use crate::rooted::Root;
+use crate::{rooted::Root, snapshot::driver::KernelModule};
 
 const SYS: &str = "/sys/module/nvidia/version";
 const PROC: &str = "/proc/driver/nvidia/version";
@@ -26,13 +26,25 @@ pub enum KernelError {
 }
 
 /// The version of the loaded module; `None` if none is loaded. Both sources must agree where both are there.
-pub(super) fn observe(root: &Root) -> Result<Option<DriverVersion>, KernelError> {
+pub(super) fn observe(root: &Root) -> Result<Option<KernelModule>, KernelError> {
     let sys = read(root, SYS)?.map(|text| of_sysfs(&text)).transpose()?;
     let proc = read(root, PROC)?.map(|text| of_procfs(&text)).transpose()?;
     match (sys, proc) {
         (Some(sys), Some(proc)) if sys != proc => Err(KernelError::Disagree { sys, proc }),
-        (sys, proc) => Ok(sys.or(proc)),
+        (Some(version), _) => Ok(Some(KernelModule::observed(version, of_kernel(root, SYS)))),
+        (None, Some(version)) => Ok(Some(KernelModule::observed(version, of_kernel(root, PROC)))),
+        (None, None) => Ok(None),
     }
+}
+
+/// Whether a file lies in the kernel's own sysfs or procfs (their numbers: Linux, `linux/magic.h`).
+fn of_kernel(root: &Root, file: &str) -> bool {
+    const SYSFS: i64 = 0x6265_6572;
+    const PROCFS: i64 = 0x9fa0;
+    let status = root
+        .open_file(Path::new(file))
+        .and_then(|file| Ok(rustix::fs::fstatfs(&file)?));
+    status.is_ok_and(|status| [SYSFS, PROCFS].contains(&i64::from(status.f_type)))
 }
 
 fn read(root: &Root, file: &'static str) -> Result<Option<String>, KernelError> {

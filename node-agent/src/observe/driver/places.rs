@@ -49,6 +49,7 @@ pub(super) fn search(root: &Root, system: System, named: Option<&Path>) -> Vec<P
 fn search_root(root: &Root, shown: &Path, environment: Environment, system: System) -> Vec<Place> {
     let triplet = triplet(system);
     let plain = [
+        "/".to_owned(),
         "/usr/lib64".to_owned(),
         format!("/usr/lib/{triplet}"),
         "/lib64".to_owned(),

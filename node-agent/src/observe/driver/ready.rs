@@ -6,6 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use super::places::OPERATOR_ROOT;
 use crate::rooted::Root;
 
 /// Written by the operator's validator, deleted while the driver is being validated again.
@@ -19,6 +20,14 @@ pub struct DriverReady {
     pub host_driver: Option<bool>,
     /// `NVIDIA_DRIVER_ROOT`: the driver's root on the node. Absent in files of old operators, which are empty.
     pub root: Option<PathBuf>,
+}
+
+impl DriverReady {
+    /// The root of the driver that was validated, if the file says so in one way or the other.
+    pub fn root(&self) -> Option<&Path> {
+        let by_kind = |host: bool| Path::new(if host { "/" } else { OPERATOR_ROOT });
+        self.root.as_deref().or_else(|| self.host_driver.map(by_kind))
+    }
 }
 
 /// Why the file could not be understood.
@@ -96,6 +105,11 @@ mod tests {
         assert_eq!(ready.host_driver, Some(false));
         assert_eq!(ready.root.as_deref(), Some(Path::new("/run/nvidia/driver")));
         assert_eq!(parse("").unwrap(), DriverReady::default());
+        assert_eq!(parse("IS_HOST_DRIVER=true").unwrap().root(), Some(Path::new("/")));
+        assert_eq!(
+            parse("IS_HOST_DRIVER=false").unwrap().root(),
+            Some(Path::new(OPERATOR_ROOT))
+        );
         let slashes = parse("NVIDIA_DRIVER_ROOT=\"/run//nvidia/driver/\"").unwrap();
         assert_eq!(slashes.root.unwrap(), Path::new("/run/nvidia/driver"));
     }

@@ -9,10 +9,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use binary_cache::{
+    cache::CacheConfig,
     compression::Compression,
     key::{KeyRing, SecretKey},
     nar,
     narinfo::{Download, Fields, NarInfo, VerifiedNarInfo},
+    options::Options,
+    substitute::Substituter,
+    write::{CacheWriter, Entry},
 };
 use crds::domain::store_path::{NIX_BASE32, StorePath};
 use node_agent::store::NodeStore;
@@ -109,6 +113,27 @@ impl Closure {
         self.members
             .iter()
             .try_for_each(|member| member.write(&store_dir.join(member.path.base_name())))
+    }
+
+    /// Writes the closure as a signed cache into `folder`; the trees it is made of go to `folder/../trees`.
+    pub fn cache(&self, folder: &Path, compression: Compression) -> Result<Vec<NarInfo>> {
+        let trees = folder.with_file_name("trees");
+        fs::create_dir_all(&trees)?;
+        self.write(&trees)?;
+        let writer = CacheWriter::create(folder, 40)?;
+        let mut narinfos = Vec::new();
+        for member in &self.members {
+            let entry = Entry {
+                store_path: member.path.clone(),
+                references: member.references.clone(),
+                deriver: None,
+                compression,
+            };
+            let narinfo = writer.add_tree(&entry, &trees.join(member.path.base_name()), &[key()?])?;
+            writer.publish(&narinfo)?;
+            narinfos.push(narinfo);
+        }
+        Ok(narinfos)
     }
 
     /// Puts the closure into a node store without any cache, through the same commit that a fetch ends with.
@@ -247,6 +272,20 @@ impl Member {
 /// The key that signs made-up closures.
 pub fn key() -> Result<SecretKey> {
     Ok(SecretKey::from_seed("made-up-1", &KEY_SEED)?)
+}
+
+/// Asks the cache at `url` (`file://…` or `http://…`) alone.
+pub fn substituter(url: &str) -> Result<Substituter> {
+    let cache = CacheConfig {
+        name: "made-up".to_owned(),
+        url: url.parse()?,
+        mirrors: Vec::new(),
+        keys: key_ring()?,
+        priority: None,
+        redirect_origins: Vec::new(),
+        credentials: None,
+    };
+    Ok(Substituter::new(vec![cache], Options::default())?)
 }
 
 /// The ring that trusts it.

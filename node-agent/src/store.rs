@@ -101,6 +101,13 @@ impl NodeStore {
         Ok(store)
     }
 
+    /// The store at an absolute path as it is: creates nothing, checks nothing, sweeps nothing. For looking only.
+    pub fn at(state: &Path) -> Self {
+        Self {
+            layout: Arc::new(Layout::new(state)),
+        }
+    }
+
     /// Where everything is.
     pub fn layout(&self) -> &Layout {
         &self.layout

@@ -1,0 +1,324 @@
+//! A fetch killed at a hundred random moments, and the disk it writes to running full.
+//! The program that is killed is this one: the ignored test below is its other half.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use binary_cache::compression::Compression;
+use crds::domain::store_path::StorePath;
+use e2e::{
+    made_up::{self, Closure},
+    server::Server,
+    skip,
+};
+use node_agent::{
+    act::{
+        enter,
+        fetch::{FetchError, FetchProgress, Fetched, Fetcher},
+        verify::verify,
+    },
+    plan::fetch::{self as plan_fetch, FetchRefusal, Space, Wanted},
+    store::NodeStore,
+};
+use serde::{Deserialize, Serialize};
+
+const KILLS: usize = 100;
+const INSTRUCTIONS: &str = "CUDAENV_TEST_FETCH";
+
+/// What the other half is to do.
+#[derive(Serialize, Deserialize)]
+struct Instructions {
+    state: String,
+    narinfos: String,
+    nars: String,
+    root: StorePath,
+}
+
+/// Fetches as told; `room` overrides what the disk says it has.
+fn fetch(told: &Instructions, room: Option<u64>) -> Result<Fetched, FetchError> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = NodeStore::open(Path::new(&told.state))?;
+        let narinfos = made_up::substituter(&told.narinfos).unwrap();
+        let closure = narinfos
+            .closure(std::slice::from_ref(&told.root), &|_| None)
+            .await
+            .unwrap()
+            .paths;
+        let present = store.present(closure.iter().map(|narinfo| narinfo.store_path()));
+        let space = Space {
+            free: room.map_or_else(|| store.free_bytes(), Ok)?,
+            freeable: 0,
+        };
+        let wanted = closure.iter().map(|narinfo| Wanted::from(narinfo.as_ref()));
+        let plan = plan_fetch::plan(wanted, &present, space)?;
+        let fetcher = Fetcher {
+            store,
+            caches: made_up::substituter(&told.nars).unwrap(),
+            parallel: 8,
+        };
+        fetcher
+            .fetch(&plan, &closure, &Arc::new(FetchProgress::default()))
+            .await
+    })
+}
+
+#[test]
+#[ignore = "the half that is killed; the test below starts it"]
+#[expect(clippy::disallowed_methods, reason = "the instructions come from the other half")]
+fn fetch_as_told() {
+    let Ok(text) = std::env::var(INSTRUCTIONS) else { return };
+    fetch(&serde_json::from_str(&text).unwrap(), None).unwrap();
+}
+
+fn start(told: &Instructions) -> Result<Child> {
+    let this = std::env::current_exe()?;
+    let mut command = Command::new(this);
+    command
+        .args(["--ignored", "--exact", "fetch_as_told"])
+        .env(INSTRUCTIONS, serde_json::to_string(told)?);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("cannot start this program again")
+}
+
+/// The complete store paths, with the inode of each.
+fn complete(store: &NodeStore) -> BTreeMap<StorePath, u64> {
+    let inode = |path: &StorePath| fs::symlink_metadata(store.layout().files(path)).unwrap().ino();
+    store
+        .records()
+        .unwrap()
+        .into_iter()
+        .map(|record| (record.path().clone(), inode(record.path())))
+        .collect()
+}
+
+/// What is there without opening the store anew, which would sweep it.
+fn look(state: &Path) -> Option<NodeStore> {
+    state.join("staging").exists().then(|| NodeStore::at(state))
+}
+
+#[test]
+fn killed_at_a_hundred_random_moments_a_fetch_loses_nothing_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let closure = Closure::new("killed", 60, 100_000).unwrap();
+    let cache = folder.path().join("cache");
+    let narinfos = closure.cache(&cache, Compression::None).unwrap();
+    let nars: BTreeMap<String, StorePath> = narinfos
+        .iter()
+        .map(|narinfo| {
+            (
+                format!("/{}", narinfo.fields().download.url),
+                narinfo.fields().store_path.clone(),
+            )
+        })
+        .collect();
+    let server = Server::start_at_rate(&cache, Some(1 << 20)).unwrap();
+    let (mut kills, mut rounds, mut random) = (0, 0, 0x2545_f491_4f6c_dd1d_u64);
+    while kills < KILLS {
+        let state = folder.path().join(format!("state-{rounds}"));
+        let told = Instructions {
+            state: state.display().to_string(),
+            narinfos: format!("file://{}", cache.display()),
+            nars: server.url(),
+            root: closure.root().clone(),
+        };
+        let mut before = BTreeMap::new();
+        while before.len() < closure.members().len() && kills < KILLS {
+            server.clear_log();
+            let mut child = start(&told).unwrap();
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            std::thread::sleep(Duration::from_millis(5 + random % 350));
+            let ended = child.try_wait().unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(
+                ended.is_none_or(|status| status.success()),
+                "the fetch failed by itself: {ended:?}"
+            );
+            kills += usize::from(ended.is_none());
+            let Some(store) = look(&state) else { continue };
+            let after = complete(&store);
+            check_nothing_was_lost(&store, &before, &after);
+            check_nothing_was_fetched_again(&server, &nars, &before);
+            before = after;
+        }
+        fetch(&told, None).unwrap();
+        check_nothing_was_fetched_again(&server, &nars, &BTreeMap::new());
+        check_end(&state, &closure);
+        rounds += 1;
+    }
+    assert!(rounds >= 2, "a round that ends well comes between kills");
+}
+
+fn check_nothing_was_lost(store: &NodeStore, before: &BTreeMap<StorePath, u64>, after: &BTreeMap<StorePath, u64>) {
+    for (path, inode) in before {
+        assert_eq!(after.get(path), Some(inode), "{path} was complete before the kill");
+    }
+    let verified = verify(store, 2, &|_| ()).unwrap();
+    assert!(
+        verified.corrupt.is_empty() && verified.missing.is_empty() && verified.bad_records.is_empty(),
+        "{verified:?}"
+    );
+    assert_eq!(verified.good, after.len());
+}
+
+fn check_nothing_was_fetched_again(
+    server: &Server,
+    nars: &BTreeMap<String, StorePath>,
+    had: &BTreeMap<StorePath, u64>,
+) {
+    let asked: BTreeSet<StorePath> = server
+        .log()
+        .iter()
+        .filter_map(|access| nars.get(&access.path))
+        .cloned()
+        .collect();
+    let again: Vec<_> = asked.iter().filter(|path| had.contains_key(*path)).collect();
+    assert!(again.is_empty(), "complete, yet fetched again: {again:?}");
+}
+
+fn check_end(state: &Path, closure: &Closure) {
+    let store = NodeStore::open(state).unwrap();
+    let verified = verify(&store, 2, &|_| ()).unwrap();
+    assert!(verified.is_good(), "{verified:?}");
+    assert_eq!(verified.good, closure.members().len());
+    assert_eq!(
+        fs::read_dir(store.layout().staging()).unwrap().count(),
+        0,
+        "garbage in staging"
+    );
+    assert_eq!(
+        fs::read_dir(store.layout().store()).unwrap().count(),
+        closure.members().len()
+    );
+    assert_eq!(
+        fs::read_dir(store.layout().meta()).unwrap().count(),
+        closure.members().len()
+    );
+    for member in closure.members() {
+        member.check(&store.layout().files(&member.path)).unwrap();
+    }
+}
+
+/// Runs a command to its end.
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{program}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A small ext4 of its own, with so many inodes, mounted in this thread's mount namespace.
+fn small_disk(folder: &Path, megabytes: u64, inodes: u64) -> std::path::PathBuf {
+    let (image, disk) = (folder.join("image"), folder.join("disk"));
+    fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
+    let inodes = inodes.to_string();
+    run("mkfs.ext4", &["-q", "-m", "0", "-N", &inodes, image.to_str().unwrap()]);
+    fs::create_dir(&disk).unwrap();
+    run(
+        "mount",
+        &["-o", "loop", image.to_str().unwrap(), disk.to_str().unwrap()],
+    );
+    disk
+}
+
+#[test]
+fn a_disk_that_runs_full_is_named_and_the_fetch_ends_well_once_there_is_room() {
+    if skip::without("fetching to a full disk", skip::root()).is_none() {
+        return;
+    }
+    // Many tiny files: each takes a block and an inode, of which NarSize says nothing. First blocks run out, then inodes.
+    for (inodes, what) in [(20_000, "blocks"), (900, "inodes")] {
+        let inside = move || {
+            enter::private_namespace().unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let closure = Closure::with_files("full", 12, 250, 1).unwrap();
+            let cache = folder.path().join("cache");
+            closure.cache(&cache, Compression::None).unwrap();
+            let disk = small_disk(folder.path(), 40, inodes);
+            let filler = disk.join("filler");
+            if what == "blocks" {
+                fs::write(&filler, vec![1; 24 << 20]).unwrap();
+            }
+            let url = format!("file://{}", cache.display());
+            let state = disk.join("state").display().to_string();
+            let told = Instructions {
+                state,
+                narinfos: url.clone(),
+                nars: url,
+                root: closure.root().clone(),
+            };
+            let error = fetch(&told, None).unwrap_err();
+            assert!(matches!(error, FetchError::DiskFull { .. }), "{what}: {error:?}");
+            let store = NodeStore::at(Path::new(&told.state));
+            assert_eq!(
+                fs::read_dir(store.layout().staging()).unwrap().count(),
+                0,
+                "{what}: garbage in staging"
+            );
+            let verified = verify(&store, 2, &|_| ()).unwrap();
+            assert!(verified.is_good() && verified.good < 12, "{what}: {verified:?}");
+            if what == "blocks" {
+                fs::remove_file(&filler).unwrap();
+                let fetched = fetch(&told, None).unwrap();
+                assert_eq!(fetched.paths, 12 - u64::try_from(verified.good).unwrap());
+                check_end(Path::new(&told.state), &closure);
+            }
+            run("umount", &[disk.to_str().unwrap()]);
+        };
+        std::thread::spawn(inside).join().unwrap();
+    }
+}
+
+#[test]
+fn room_is_taken_before_the_first_byte_and_refused_in_figures() {
+    if skip::without("reserving room on a small disk", skip::root()).is_none() {
+        return;
+    }
+    let inside = || {
+        enter::private_namespace().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let closure = Closure::new("large", 3, 20 << 20).unwrap();
+        let cache = folder.path().join("cache");
+        closure.cache(&cache, Compression::None).unwrap();
+        let disk = small_disk(folder.path(), 40, 1000);
+        let server = Server::start(&cache).unwrap();
+        let state = disk.join("state").display().to_string();
+        let narinfos = format!("file://{}", cache.display());
+        let told = Instructions {
+            state,
+            narinfos,
+            nars: server.url(),
+            root: closure.root().clone(),
+        };
+        // As the disk says, and as it was before somebody else filled it.
+        for room in [None, Some(u64::MAX)] {
+            let error = fetch(&told, room).unwrap_err();
+            let FetchError::Refused(FetchRefusal::InsufficientDisk { needed, free, .. }) = error else {
+                panic!("{error:?}")
+            };
+            assert!(needed > 60 << 20 && free < 40 << 20, "{needed} {free}");
+            let store = NodeStore::at(Path::new(&told.state));
+            assert_eq!(fs::read_dir(store.layout().staging()).unwrap().count(), 0);
+            assert!(store.free_bytes().unwrap() > 30 << 20, "the reservation was given back");
+        }
+        assert!(server.log().is_empty(), "nothing may be asked for before there is room");
+        run("umount", &[disk.to_str().unwrap()]);
+    };
+    std::thread::spawn(inside).join().unwrap();
+}

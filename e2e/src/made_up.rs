@@ -73,12 +73,12 @@ impl Closure {
                     text: format!("file {number} of {name}\n"),
                 },
                 8 => Content::Link {
-                    target: paths[0].clone(),
+                    target: paths[number - 1].clone(),
                 },
                 _ => Content::Folder { number, bytes, files },
             };
             if let Content::Link { .. } = content {
-                references.push(paths[0].clone());
+                references.push(paths[number - 1].clone());
                 references.sort();
                 references.dedup();
             }

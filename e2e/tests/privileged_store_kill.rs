@@ -31,10 +31,12 @@ use node_agent::{
 use serde::{Deserialize, Serialize};
 
 const KILLS: usize = 100;
+/// Bytes per second and connection: slow enough that a kill finds a fetch at work.
+const RATE: u64 = 3 << 20;
 const INSTRUCTIONS: &str = "CUDAENV_TEST_FETCH";
 
 /// What the other half is to do.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Instructions {
     state: String,
     narinfos: String,
@@ -123,24 +125,28 @@ fn killed_at_a_hundred_random_moments_a_fetch_loses_nothing_and_leaves_nothing()
             )
         })
         .collect();
-    let server = Server::start_at_rate(&cache, Some(1 << 20)).unwrap();
     let (mut kills, mut rounds, mut random) = (0, 0, 0x2545_f491_4f6c_dd1d_u64);
     while kills < KILLS {
         let state = folder.path().join(format!("state-{rounds}"));
         let told = Instructions {
             state: state.display().to_string(),
             narinfos: format!("file://{}", cache.display()),
-            nars: server.url(),
+            nars: String::new(),
             root: closure.root().clone(),
         };
         let mut before = BTreeMap::new();
         while before.len() < closure.members().len() && kills < KILLS {
-            server.clear_log();
-            let mut child = start(&told).unwrap();
+            // A server for each try: what one is asked is not mixed up with late entries of the one before.
+            let server = Server::start_at_rate(&cache, Some(RATE)).unwrap();
+            let mut child = start(&Instructions {
+                nars: server.url(),
+                ..told.clone()
+            })
+            .unwrap();
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            std::thread::sleep(Duration::from_millis(5 + random % 350));
+            std::thread::sleep(Duration::from_millis(5 + random % 500));
             let ended = child.try_wait().unwrap();
             child.kill().unwrap();
             child.wait().unwrap();
@@ -155,8 +161,16 @@ fn killed_at_a_hundred_random_moments_a_fetch_loses_nothing_and_leaves_nothing()
             check_nothing_was_fetched_again(&server, &nars, &before);
             before = after;
         }
-        fetch(&told, None).unwrap();
-        check_nothing_was_fetched_again(&server, &nars, &BTreeMap::new());
+        let server = Server::start_at_rate(&cache, Some(RATE)).unwrap();
+        fetch(
+            &Instructions {
+                nars: server.url(),
+                ..told
+            },
+            None,
+        )
+        .unwrap();
+        check_nothing_was_fetched_again(&server, &nars, &before);
         check_end(&state, &closure);
         rounds += 1;
     }
@@ -228,7 +242,10 @@ fn small_disk(folder: &Path, megabytes: u64, inodes: u64) -> std::path::PathBuf 
     let (image, disk) = (folder.join("image"), folder.join("disk"));
     fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
     let inodes = inodes.to_string();
-    run("mkfs.ext4", &["-q", "-m", "0", "-N", &inodes, image.to_str().unwrap()]);
+    run(
+        "mkfs.ext4",
+        &["-q", "-b", "4096", "-m", "0", "-N", &inodes, image.to_str().unwrap()],
+    );
     fs::create_dir(&disk).unwrap();
     run(
         "mount",

@@ -554,6 +554,89 @@ fn what_is_already_there_is_neither_touched_nor_removed() {
     }
 }
 
+/// Yields bytes one by one, and does something once, before the byte at `at`.
+struct Meanwhile<'a, F> {
+    bytes: &'a [u8],
+    at: usize,
+    taken: usize,
+    act: Option<F>,
+}
+
+impl<F: FnOnce()> Read for Meanwhile<'_, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.taken >= self.at
+            && let Some(act) = self.act.take()
+        {
+            act();
+        }
+        let Some(byte) = self.bytes.get(self.taken) else {
+            return Ok(0);
+        };
+        self.taken += 1;
+        buffer[0] = *byte;
+        Ok(1)
+    }
+}
+
+/// Restores the NAR of `text`; `act` runs just before the token `word` has been read.
+fn restore_meanwhile(
+    folder: &tempfile::TempDir,
+    text: &str,
+    word: &str,
+    act: impl FnOnce(),
+) -> Result<Restored, NarError> {
+    let (bytes, word) = (nar(text), token(word.as_bytes()));
+    let at = bytes.windows(word.len()).position(|window| window == word).unwrap();
+    let parent = fs::File::open(folder.path()).unwrap();
+    let reader = Meanwhile {
+        bytes: &bytes,
+        at,
+        taken: 0,
+        act: Some(act),
+    };
+    nar::restore(reader, parent.as_fd(), OsStr::new(NAME), &Limits::at_most(1 << 20))
+}
+
+#[test]
+fn a_name_that_the_file_system_already_holds_is_a_collision() {
+    const TEXT: &str =
+        "( type directory entry ( name A node ( type regular contents x ) ) entry ( name a node NODE ) )";
+    for node in [
+        "( type regular contents x )",
+        "( type directory )",
+        "( type symlink target x )",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        // As on a file system that folds case, there is an `a` as soon as there is an `A`.
+        let result = restore_meanwhile(&folder, &TEXT.replace("NODE", node), "a", || {
+            fs::write(folder.path().join(NAME).join("a"), "x").unwrap();
+        });
+        match result.unwrap_err() {
+            NarError::Collision { path } => assert_eq!(path, std::path::Path::new("a"), "N24 {node}"),
+            other => panic!("{node}: {other:?}"),
+        }
+        assert!(is_empty(&folder), "N24 {node}");
+        restore_meanwhile(&folder, &TEXT.replace("NODE", node), "a", || {}).unwrap();
+    }
+}
+
+#[test]
+fn a_folder_swapped_for_a_link_leads_nowhere() {
+    const TEXT: &str = "( type directory entry ( name d node ( type directory \
+        entry ( name first node ( type regular contents x ) ) \
+        entry ( name second node ( type directory entry ( name third node ( type symlink target x ) ) ) ) ) ) )";
+    let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let place = folder.path().join(NAME);
+    let _ = restore_meanwhile(&folder, TEXT, "second", || {
+        fs::rename(place.join("d"), place.join("moved")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), place.join("d")).unwrap();
+    });
+    assert!(is_empty(&outside), "nothing was written through the link");
+    let parent = fs::File::open(folder.path()).unwrap();
+    nar::remove_tree(parent.as_fd(), OsStr::new(NAME)).unwrap();
+    assert!(is_empty(&folder) && outside.path().exists());
+}
+
 #[test]
 fn errors_of_the_source_keep_their_kind_and_leave_nothing() {
     struct Failing(io::Cursor<Vec<u8>>);

@@ -176,7 +176,8 @@ impl Numbers {
     }
 }
 
-const SEED: &str = "( type directory entry ( name a node ( type regular contents hello ) ) \
+const SEED: &str = "( type directory \
+    entry ( name a node ( type regular contents well-over-forty-characters-of-contents-to-change ) ) \
     entry ( name b node ( type directory entry ( name c node ( type symlink target ../a ) ) ) ) \
     entry ( name d node ( type regular executable '' contents '' ) ) )";
 

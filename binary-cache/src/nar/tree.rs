@@ -98,6 +98,13 @@ fn open(place: BorrowedFd<'_>, name: OsString, path: impl Fn() -> PathBuf) -> Re
     let fd = match openat2(place, &name, flags, Mode::empty(), resolve) {
         Ok(fd) => fd,
         Err(Errno::NOENT) => return Ok(None),
+        // No directory after all: what kept it from being unlinked was not that.
+        Err(Errno::NOTDIR) => {
+            return Err(RemoveError::Unlink {
+                path: path(),
+                source: Errno::PERM.into(),
+            });
+        }
         Err(Errno::XDEV) => return Err(RemoveError::MountPoint { path: path() }),
         Err(errno) => {
             return Err(RemoveError::OpenDirectory {

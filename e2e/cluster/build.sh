@@ -1,35 +1,55 @@
 #!/usr/bin/env bash
-# Builds the programs of a real Kubernetes from Go modules, once for each state of their sources, and prints their folder.
-# etcd, kube-apiserver and kubectl are one program under three names. Needs Go and, the first time, its module proxy.
+# Builds the programs of a real Kubernetes from Go modules, once for each state of their sources, and prints their folder:
+#   build.sh [nodes]    etcd, kube-apiserver and kubectl; with `nodes` also scheduler, controllers, kubelet and containerd
+# Needs Go and, the first time, its module proxy.
 # Exit code 3: this machine cannot build them, for the reason on the last line; anything else but 0 is a fault.
 set -euo pipefail
+what=${1:-}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache="${CUDAENV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}}/cudaenv/cluster"
-
-cannot() { echo "$*" >&2; exit 3; }
-
+containerd=github.com/containerd/containerd/v2/cmd
+containerd_version=v2.2.1
 version=$(sed -nE 's|^\tk8s.io/kubernetes (v[0-9.]+)$|\1|p' "$here/programs/go.mod")
 key=$(cd "$here" && sha256sum build.sh programs/go.mod programs/go.sum programs/*/main.go | sha256sum)
 folder=$cache/$version-${key:0:12}
 
-# compile PROGRAM NAME…: programs/PROGRAM, called by those names. It becomes visible when complete.
-compile() {
-  local program=$1; shift
-  [ ! -x "$folder/$program" ] || return 0
+cannot() { echo "$*" >&2; exit 3; }
+
+# Whatever the user's own Go settings are.
+settle() {
   command -v go >/dev/null || cannot "Go is not installed (https://go.dev/doc/install)"
   export CGO_ENABLED=0 GOWORK=off GOFLAGS="-trimpath -buildvcs=false"
-  local stamp="-X k8s.io/component-base/version.gitVersion=$version -X k8s.io/component-base/version.gitMajor=1" minor
-  minor=${version#v1.}; stamp+=" -X k8s.io/component-base/version.gitMinor=${minor%%.*}"
+}
+
+# compile PROGRAM NAME…: programs/PROGRAM, called by those names. It becomes visible when complete.
+compile() {
+  local program=$1 packages started=$SECONDS minor=${version#v1.} stamp name; shift
+  [ ! -x "$folder/$program" ] || return 0
+  settle
   cd "$here/programs"
-  echo "$program of Kubernetes $version: fetching Go modules (the first time about 200 MB)" >&2
-  local packages started=$SECONDS
+  echo "Kubernetes $version: fetching Go modules for $* (the first time about 100 MB)" >&2
   packages=$(go list -deps "./$program" 2>"$folder/.errors" | wc -l) || cannot "$(tail -n 1 "$folder/.errors")"
   rm "$folder/.errors"
-  echo "$program of Kubernetes $version: compiling $packages packages for $* (minutes the first time)" >&2
+  echo "Kubernetes $version: compiling $packages packages for $* (minutes the first time)" >&2
+  stamp="-X k8s.io/component-base/version.gitVersion=$version -X k8s.io/component-base/version.gitMajor=1"
+  stamp+=" -X k8s.io/component-base/version.gitMinor=${minor%%.*}"
   nice go build -v -p "${CUDAENV_GO_JOBS:-2}" -ldflags "-s -w $stamp" -o "$folder/.$program" "./$program" 2> >(progress "$packages")
   for name; do ln -sf "$program" "$folder/$name"; done
   mv "$folder/.$program" "$folder/$program"
-  echo "$program of Kubernetes $version: built in $((SECONDS - started)) s" >&2
+  echo "Kubernetes $version: $* built in $((SECONDS - started)) s" >&2
+}
+
+# install PACKAGE VERSION: a program with a go.mod of its own.
+install() {
+  local program=${1##*/} started=$SECONDS
+  [ ! -x "$folder/$program" ] || return 0
+  settle
+  cd /
+  echo "$program $2: fetching Go modules and compiling" >&2
+  go mod download "${1%/cmd/*}@$2" 2>"$folder/.errors" || cannot "$(tail -n 1 "$folder/.errors")"
+  rm "$folder/.errors"
+  GOBIN=$folder nice go install -p "${CUDAENV_GO_JOBS:-2}" -ldflags "-s -w" "$1@$2"
+  echo "$program $2: built in $((SECONDS - started)) s" >&2
 }
 
 # Turns the names of compiled packages into one line for every hundred of them, and passes on everything else.
@@ -41,4 +61,10 @@ find "$cache" -mindepth 1 -maxdepth 1 -name 'v*' -mtime +30 -exec rm -r {} +   #
 exec 8>"$cache/.lock"
 flock 8   # two test programs may ask at once: one builds
 compile control-plane etcd kube-apiserver kubectl
+if [ "$what" = nodes ]; then
+  compile node kube-controller-manager kube-proxy kube-scheduler kubelet
+  install $containerd/containerd $containerd_version
+  install $containerd/containerd-shim-runc-v2 $containerd_version
+  install $containerd/ctr $containerd_version
+fi
 echo "$folder"

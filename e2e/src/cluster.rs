@@ -1,4 +1,4 @@
-//! A real API server with its etcd, for tests that ask what a cluster makes of our objects; kubectl is the client.
+//! A real Kubernetes for tests: an API server alone, or with nodes that run pods; kubectl is the client.
 //! It must never leave a process or a file behind, and never speak to any cluster but the one it started.
 
 pub mod objects;
@@ -18,19 +18,21 @@ use crate::skip;
 /// What `build.sh` exits with where a machine cannot build the programs (no Go, no module proxy).
 const CANNOT: i32 = 3;
 
-/// A running API server and etcd; they end when it is dropped, and also when this process is killed.
+/// A running cluster; it ends when this is dropped, and also when this process is killed.
 #[derive(Debug)]
-pub struct ControlPlane {
+pub struct Cluster {
     supervisor: Child,
     folder: PathBuf,
     programs: PathBuf,
+    /// The first process of the cluster's own namespaces, where it has them.
+    inside: Option<u32>,
 }
 
-impl ControlPlane {
+impl Cluster {
     /// One with our kinds, for all tests of a test program that need it at about the same time; it ends with the last of them.
     /// Nothing, and `check` on the record of skipped checks, where this machine cannot have one.
     pub fn shared(check: &str) -> Result<Option<Arc<Self>>> {
-        static RUNNING: Mutex<Weak<ControlPlane>> = Mutex::new(Weak::new());
+        static RUNNING: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = running.upgrade() {
             return Ok(Some(found));
@@ -44,28 +46,48 @@ impl ControlPlane {
         Ok(Some(started))
     }
 
-    /// One of its own. Nothing, and `check` on the record of skipped checks, where this machine cannot have one.
+    /// An API server of its own. Nothing, and `check` on the record of skipped checks, where this machine cannot have one.
     pub fn start(check: &str) -> Result<Option<Self>> {
-        let Some(programs) = programs(check)? else {
+        let Some(programs) = programs(check, &[])? else {
             return Ok(None);
         };
-        let mut supervisor = Command::new(source_folder().join("e2e/cluster/control-plane.sh"))
-            .arg(&programs)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start control-plane.sh")?;
+        let mut script = Command::new(source_folder().join("e2e/cluster/control-plane.sh"));
+        script.arg(&programs);
+        Self::supervised(script, programs).map(Some)
+    }
+
+    /// A whole cluster with so many nodes, in namespaces of its own. Nothing, and `check` on the record of skipped checks,
+    /// where this machine cannot have one.
+    pub fn with_nodes(check: &str, nodes: u32) -> Result<Option<Self>> {
+        if skip::without(check, skip::root()).is_none() {
+            return Ok(None);
+        }
+        let Some(programs) = programs(check, &["nodes"])? else {
+            return Ok(None);
+        };
+        let mut script = Command::new(source_folder().join("e2e/cluster/up.sh"));
+        script.arg(&programs).arg(nodes.to_string());
+        let mut cluster = Self::supervised(script, programs)?;
+        let pid = std::fs::read_to_string(cluster.folder.join("pid"))?;
+        cluster.inside = Some(pid.trim().parse().context("the file `pid` is not a number")?);
+        Ok(Some(cluster))
+    }
+
+    fn supervised(mut script: Command, programs: PathBuf) -> Result<Self> {
+        script.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut supervisor = script.spawn().with_context(|| format!("cannot start {script:?}"))?;
         let output = supervisor.stdout.take().context("no stdout")?;
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
         let Some(folder) = line.trim_end().strip_prefix("ready ").map(PathBuf::from) else {
-            bail!("no API server: control-plane.sh ended with {}", supervisor.wait()?);
+            bail!("no cluster: {script:?} ended with {}", supervisor.wait()?);
         };
-        Ok(Some(Self {
+        Ok(Self {
             supervisor,
             folder,
             programs,
-        }))
+            inside: None,
+        })
     }
 
     /// Applies the definitions of our kinds, waits until they are served, and gives what was printed.
@@ -118,7 +140,15 @@ impl ControlPlane {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut kubectl = Command::new(self.programs.join("kubectl"));
+        let program = self.programs.join("kubectl");
+        let mut kubectl = match self.inside {
+            None => Command::new(program),
+            Some(pid) => {
+                let mut enter = Command::new("nsenter");
+                enter.arg(format!("--net=/proc/{pid}/ns/net")).arg(program);
+                enter
+            }
+        };
         kubectl
             .env("KUBECONFIG", self.folder.join("admin.kubeconfig"))
             .env("KUBECACHEDIR", self.folder.join("discovery"))
@@ -129,7 +159,7 @@ impl ControlPlane {
     }
 }
 
-impl Drop for ControlPlane {
+impl Drop for Cluster {
     fn drop(&mut self) {
         // The end of its input is what the supervisor waits for; when it is gone, so are all processes and files.
         drop(self.supervisor.stdin.take());
@@ -138,8 +168,8 @@ impl Drop for ControlPlane {
 }
 
 /// The folder of the programs, built on the first call; nothing where this machine cannot build them.
-fn programs(check: &str) -> Result<Option<PathBuf>> {
-    let built = ended(&mut Command::new(source_folder().join("e2e/cluster/build.sh")))?;
+fn programs(check: &str, sets: &[&str]) -> Result<Option<PathBuf>> {
+    let built = ended(Command::new(source_folder().join("e2e/cluster/build.sh")).args(sets))?;
     let last = |text: &str| text.lines().last().unwrap_or_default().to_owned();
     match built.code {
         0 => Ok(Some(PathBuf::from(last(&built.stdout)))),

@@ -1,13 +1,15 @@
 //! What a real API server refuses by the schema and its CEL rules alone, and that files are refused for the same reasons.
 //! Nothing is stored: every request is a server-side dry run, next to its accepted twin.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::collections::BTreeSet;
 
 use crds::{
     domain::{cache::CacheSource, driver::DriverVersion, environment::Environment},
     manifest::{self, Manifest},
 };
-use e2e::cluster::ControlPlane;
+use e2e::cluster::Cluster;
 use e2e::cluster::objects::{PUBLIC_KEY, cache, cluster_environment, environment, node, preflight, store_path, with};
 use serde_json::{Value, json};
 
@@ -197,7 +199,7 @@ fn read(object: &Value) -> Result<(), String> {
 }
 
 fn check(rows: &[Row]) {
-    let Some(cluster) = ControlPlane::shared("what the API server refuses").unwrap() else {
+    let Some(cluster) = Cluster::shared("what the API server refuses").unwrap() else {
         return;
     };
     let ask = |object: &Value| {
@@ -263,7 +265,7 @@ fn caches_nodes_and_preflights_that_mean_nothing_are_refused_by_field_and_remedy
 
 #[test]
 fn a_secret_given_by_mistake_is_not_repeated_in_the_answer() {
-    let Some(cluster) = ControlPlane::shared("secrets in refusals").unwrap() else {
+    let Some(cluster) = Cluster::shared("secrets in refusals").unwrap() else {
         return;
     };
     let secret = "NotForAnyEyes".repeat(7);

@@ -1,11 +1,13 @@
 //! What a real API server makes of the five kinds: established, accepted, shown in columns, kept apart from their status,
 //! read back as they were written, and unchanged by an upgrade to the same definitions.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use crds::{
     domain::{cache::CacheSource, environment::Environment},
     v1alpha1::{CUDABinaryCache, CUDADriverPreflight, CUDAEnvironment, CUDANode, ClusterCUDAEnvironment},
 };
-use e2e::cluster::{ControlPlane, objects};
+use e2e::cluster::{Cluster, objects};
 use serde_json::{Value, json};
 
 /// Resource, scope, short names, and the columns of `kubectl get -o wide` behind the name.
@@ -47,8 +49,8 @@ fn resource(object: &Value) -> String {
 }
 
 /// A cluster of its own with the definitions and one good object of each kind.
-fn filled(check: &str) -> Option<ControlPlane> {
-    let cluster = ControlPlane::start(check).unwrap()?;
+fn filled(check: &str) -> Option<Cluster> {
+    let cluster = Cluster::start(check).unwrap()?;
     cluster.apply_definitions().unwrap();
     for object in objects::all() {
         let answer = cluster.kubectl_with(&["create"], &object).unwrap();
@@ -71,7 +73,7 @@ fn the_five_kinds_are_established_stored_and_shown() {
     objects_that_name_themselves_or_nothing_are_stored(&cluster);
 }
 
-fn definitions_are_established(cluster: &ControlPlane) {
+fn definitions_are_established(cluster: &Cluster) {
     let definitions = cluster.get(&["customresourcedefinitions"]).unwrap();
     let definitions = definitions["items"].as_array().unwrap();
     assert_eq!(definitions.len(), KINDS.len());
@@ -104,7 +106,7 @@ fn definitions_are_established(cluster: &ControlPlane) {
     }
 }
 
-fn columns_and_short_names_are_served(cluster: &ControlPlane) {
+fn columns_and_short_names_are_served(cluster: &Cluster) {
     for (plural, _, short_names, columns) in KINDS {
         for name in short_names.iter().chain([&plural]) {
             let table = cluster.printed(&["get", name, "-o", "wide"]).unwrap();
@@ -117,7 +119,7 @@ fn columns_and_short_names_are_served(cluster: &ControlPlane) {
     assert!(all.contains("pytorch"), "{all}");
 }
 
-fn names_of_253_characters_are_allowed(cluster: &ControlPlane) {
+fn names_of_253_characters_are_allowed(cluster: &Cluster) {
     for (length, accepted) in [(253, true), (254, false)] {
         for object in objects::all() {
             let object = objects::with(object, "/metadata/name", json!("a".repeat(length)));
@@ -134,7 +136,7 @@ fn names_of_253_characters_are_allowed(cluster: &ControlPlane) {
     }
 }
 
-fn what_is_read_back_means_the_same(cluster: &ControlPlane) {
+fn what_is_read_back_means_the_same(cluster: &Cluster) {
     for written in objects::all() {
         let read = cluster
             .get(&[&resource(&written), written["metadata"]["name"].as_str().unwrap()])
@@ -217,7 +219,7 @@ fn status_of(resource: &str) -> (Value, &'static [&'static str]) {
     }
 }
 
-fn the_status_is_written_apart_from_the_spec(cluster: &ControlPlane) {
+fn the_status_is_written_apart_from_the_spec(cluster: &Cluster) {
     for object in objects::all() {
         let (resource, name) = (resource(&object), object["metadata"]["name"].as_str().unwrap());
         let (status, shown) = status_of(&resource);
@@ -263,7 +265,7 @@ fn the_status_is_written_apart_from_the_spec(cluster: &ControlPlane) {
     }
 }
 
-fn applying_the_definitions_again_changes_nothing(cluster: &ControlPlane) {
+fn applying_the_definitions_again_changes_nothing(cluster: &Cluster) {
     let versions = || {
         let read = |what: &str| {
             cluster
@@ -291,7 +293,7 @@ fn applying_the_definitions_again_changes_nothing(cluster: &ControlPlane) {
     assert_eq!(versions(), before);
 }
 
-fn objects_that_name_themselves_or_nothing_are_stored(cluster: &ControlPlane) {
+fn objects_that_name_themselves_or_nothing_are_stored(cluster: &Cluster) {
     for (about, object) in [
         (
             "K26 a selector that matches nothing",

@@ -1,10 +1,12 @@
 //! The clusters that the other tests stand on: several at once, and nothing of them is left however they end.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use e2e::cluster::ControlPlane;
+use e2e::cluster::Cluster;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Names of the programs that work in the folder; a process that is gone but not yet waited for has no folder.
@@ -22,10 +24,10 @@ fn programs_in(folder: &Path) -> Vec<String> {
 #[test]
 fn two_control_planes_run_at_once_and_leave_nothing() {
     let check = "two API servers at once";
-    let Some(first) = ControlPlane::start(check).unwrap() else {
+    let Some(first) = Cluster::start(check).unwrap() else {
         return;
     };
-    let second = ControlPlane::start(check).unwrap().unwrap();
+    let second = Cluster::start(check).unwrap().unwrap();
     let folders = [first.folder().to_owned(), second.folder().to_owned()];
     first.printed(&["create", "namespace", "only-here"]).unwrap();
     assert_ne!(second.kubectl(&["get", "namespace", "only-here"]).unwrap().code, 0);
@@ -43,7 +45,7 @@ fn two_control_planes_run_at_once_and_leave_nothing() {
 
 #[test]
 fn a_killed_supervisor_takes_its_programs_along() {
-    let Some(cluster) = ControlPlane::start("an API server whose supervisor is killed").unwrap() else {
+    let Some(cluster) = Cluster::start("an API server whose supervisor is killed").unwrap() else {
         return;
     };
     let folder = cluster.folder().to_owned();

@@ -10,13 +10,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::programs::{Ended, ended, source_folder};
 use crate::skip;
 
 /// What `build.sh` exits with where a machine cannot build the programs (no Go, no module proxy).
 const CANNOT: i32 = 3;
+
+/// Where `make generate` writes the definitions.
+const DEFINITIONS: &str = "charts/cudaenv/templates/crds";
 
 /// A running cluster; it ends when this is dropped, and also when this process is killed.
 #[derive(Debug)]
@@ -90,16 +93,13 @@ impl Cluster {
         })
     }
 
-    /// Applies the definitions of our kinds, waits until they are served, and gives what was printed.
+    /// Applies the chart's definitions of our kinds, waits until they are served, and gives what was printed.
     pub fn apply_definitions(&self) -> Result<String> {
-        let list = json!({ "apiVersion": "v1", "kind": "List", "items": crds::v1alpha1::definitions() });
-        let done = self.kubectl_with(&["apply"], &list)?;
-        ensure!(done.code == 0, "the definitions were refused: {}", done.stderr);
-        let names = crds::v1alpha1::definitions()
-            .map(|definition| format!("crd/{}", definition.metadata.name.unwrap_or_default()));
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        self.printed(&[&["wait", "--for=condition=Established", "--timeout=60s"], &names[..]].concat())?;
-        Ok(done.stdout)
+        let folder = source_folder().join(DEFINITIONS);
+        let folder = folder.to_str().context("the source folder's name is not UTF-8")?;
+        let printed = self.printed(&["apply", "-f", folder])?;
+        self.printed(&["wait", "--for=condition=Established", "--timeout=60s", "-f", folder])?;
+        Ok(printed)
     }
 
     /// The folder of all its state: `admin.kubeconfig`, `log/`. It goes with the cluster.

@@ -48,7 +48,7 @@ fn row(
 const PATH: &str = "/spec/packages/0/variants/0/storePaths/x86_64-linux";
 const PATH_SHAPE: &[&str] = &[
     "spec.packages[0].variants[0].storePaths[x86_64-linux]",
-    "write /nix/store/<hash>-<name>",
+    "write /nix/store/HASH-NAME",
 ];
 const URL_SHAPE: &[&str] = &["spec.url", "write https://HOST/PATH", "authSecretRef"];
 const KEY_SHAPE: &[&str] = &["spec.publicKeys[0]", "write a public key as Nix prints it"];

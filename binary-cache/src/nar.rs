@@ -16,7 +16,7 @@ use crate::{hash::NarHash, narinfo::VerifiedNarInfo};
 
 /// What a NAR begins with, as a length-prefixed string.
 const MAGIC: &[u8] = b"nix-archive-1";
-/// Deepest nesting accepted by Nix since 2.34.7, and here.
+/// Deepest nesting accepted by Nix since 2.34.7, and here: a file alone is 1 deep.
 pub const MAX_DEPTH: usize = 64;
 /// Longest name of a directory entry, in bytes.
 pub const MAX_NAME_LEN: usize = 255;
@@ -30,7 +30,7 @@ pub struct Limits {
     pub nar_size: u64,
     /// Where given, hash and size must be exactly these.
     pub nar_hash: Option<NarHash>,
-    /// Most path components below the root. An open descriptor is kept for each, so this is [`MAX_DEPTH`] or less.
+    /// Deepest nesting; a file alone is 1 deep. An open descriptor is kept per level, so this is [`MAX_DEPTH`] or less.
     pub depth: usize,
 }
 

@@ -104,7 +104,7 @@ impl<W: Write> Dumper<'_, W> {
 
     /// A node; of a directory only the beginning.
     fn node(&mut self, name: OsString) -> Result<(), DumpError> {
-        if self.levels.len() > MAX_DEPTH {
+        if self.levels.len() >= MAX_DEPTH {
             return Err(DumpError::TooDeep {
                 path: self.path(&name),
                 limit: MAX_DEPTH,

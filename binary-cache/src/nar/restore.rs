@@ -145,7 +145,7 @@ impl<R: Read> Restorer<'_, R> {
 
     /// A node; of a directory only the beginning.
     fn node(&mut self, name: OsString) -> Result<(), NarError> {
-        if self.levels.len() > self.limits.depth {
+        if self.levels.len() >= self.limits.depth {
             return Err(NarError::TooDeep {
                 path: self.path(&name),
                 limit: self.limits.depth,

@@ -403,6 +403,13 @@ fn a_broken_library_is_not_ready_and_says_which() {
         "{:?}",
         found.warnings
     );
+    // Any other file that only calls itself a library, such as a linker script, costs nothing but a word.
+    machine
+        .driver("usr/lib64", "550.54.15")
+        .write("usr/lib64/libnvidia-ml.so", "INPUT(libnvidia-ml.so.1)");
+    let found = machine.detect();
+    assert_eq!(found.state, ready("550.54.15", "12.4"));
+    assert!(found.warnings[0].contains("libnvidia-ml.so"), "{:?}", found.warnings);
 }
 
 #[test]

@@ -19,14 +19,13 @@ use proptest::prelude::*;
 const BRANDS: &str = "[1,2,7,8,9,10,11,12,13,14]";
 
 /// CUDA release and base branches, as in the libraries of 570.124.06 to 615.71.09.
-const REAL: [(&str, &str); 7] = [
+const REAL: [(&str, &str); 6] = [
     ("12.8", "[470,535,550,560,565,570]"),
     ("12.9", "[535,550,560,565,570,575]"),
     ("13.0", "[535,550,565,570,575,580]"),
     ("13.1", "[535,550,570,575,580,590]"),
     ("13.2", "[535,570,580,590,595]"),
     ("13.4", "[535,570,580,590,595,610,615]"),
-    ("12.6", "[560]"),
 ];
 
 fn read(section: (&'static str, Vec<u8>)) -> Result<Option<CompatNote>, NoteError> {

@@ -257,7 +257,11 @@ fn files(root: &Root, place: &Place, warnings: &mut Vec<String>) -> Option<Drive
     };
     let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
     let mut noted = |error: LibraryError| warnings.push(chain(&error));
-    let files = library::list(&inner, &directory).map_err(&mut noted).ok()?;
+    let listing = library::list(&inner, &directory).map_err(&mut noted).ok()?;
+    listing.broken.into_iter().for_each(&mut noted);
+    if listing.files.iter().all(|library| library.path != *file) {
+        return None;
+    }
     let note = library::note(&inner, file).map_err(&mut noted).ok().flatten();
     let known = |source| move |release| DriverCuda { release, source };
     let of_branch = || cuda_of_branch(version.as_ref()?.major()).map(known(CudaSource::BranchTable));
@@ -268,7 +272,7 @@ fn files(root: &Root, place: &Place, warnings: &mut Vec<String>) -> Option<Drive
         directory,
         version: version.clone(),
         cuda: of_note.or_else(of_branch),
-        files,
+        files: listing.files,
     })
 }
 

@@ -1,5 +1,5 @@
 //! What was found of a driver: versions, files, and every place that was looked at.
-//! Never opens a file; [`crate::observe::driver`] fills it in.
+//! Never opens a file; detection fills it in.
 
 use std::{fmt, path::PathBuf};
 

@@ -38,10 +38,13 @@ pub fn compat_files(path: &Path) -> Result<CompatFiles, CompatError> {
         });
     let (file, version) = found.ok_or_else(|| CompatError::NoLibcuda { path: own() })?;
     let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
-    let files = library::list(&root, &directory).map_err(|source| CompatError::Library { path: own(), source })?;
+    let listing = library::list(&root, &directory).map_err(|source| CompatError::Library { path: own(), source })?;
+    if let Some(source) = listing.broken.into_iter().next() {
+        return Err(CompatError::Library { path: own(), source });
+    }
     Ok(CompatFiles {
         directory,
         version,
-        files,
+        files: listing.files,
     })
 }

@@ -4,6 +4,7 @@
 use std::{io, path::Path};
 
 use crds::domain::driver::{DriverVersion, UnparsableDriver};
+use rustix::fs::FsWord;
 
 use crate::{rooted::Root, snapshot::driver::KernelModule};
 
@@ -39,12 +40,12 @@ pub(super) fn observe(root: &Root) -> Result<Option<KernelModule>, KernelError> 
 
 /// Whether a file lies in the kernel's own sysfs or procfs (their numbers: Linux, `linux/magic.h`).
 fn of_kernel(root: &Root, file: &str) -> bool {
-    const SYSFS: i64 = 0x6265_6572;
-    const PROCFS: i64 = 0x9fa0;
+    const SYSFS: FsWord = 0x6265_6572;
+    const PROCFS: FsWord = 0x9fa0;
     let status = root
         .open_file(Path::new(file))
         .and_then(|file| Ok(rustix::fs::fstatfs(&file)?));
-    status.is_ok_and(|status| [SYSFS, PROCFS].contains(&i64::from(status.f_type)))
+    status.is_ok_and(|status| [SYSFS, PROCFS].contains(&status.f_type))
 }
 
 fn read(root: &Root, file: &'static str) -> Result<Option<String>, KernelError> {

@@ -56,13 +56,22 @@ pub(super) fn note(root: &Root, file: &Path) -> Result<Option<CompatNote>, Libra
     })
 }
 
-/// The driver libraries in a directory: regular files after links, each once, sorted by name.
-pub(super) fn list(root: &Root, directory: &Path) -> Result<Vec<LibraryFile>, LibraryError> {
+/// The driver libraries of one directory.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Sorted by name.
+    pub(super) files: Vec<LibraryFile>,
+    /// Files that are called like a library and cannot be read as one.
+    pub(super) broken: Vec<LibraryError>,
+}
+
+/// Lists the driver libraries in a directory: regular files after links, each once.
+pub(super) fn list(root: &Root, directory: &Path) -> Result<Listing, LibraryError> {
     let entries = (root.list(directory)).map_err(|source| LibraryError::List {
         directory: directory.to_owned(),
         source,
     })?;
-    let mut files: Vec<LibraryFile> = Vec::new();
+    let mut listing = Listing::default();
     for (name, _) in entries {
         if !name.to_str().is_some_and(is_driver_library) {
             continue;
@@ -71,18 +80,21 @@ pub(super) fn list(root: &Root, directory: &Path) -> Result<Vec<LibraryFile>, Li
         let Ok(path) = root.resolve(&directory.join(&name)) else {
             continue;
         };
-        if files.iter().any(|file| file.path == path) || root.open_file(&path).is_err() {
+        if listing.files.iter().any(|file| file.path == path) || root.open_file(&path).is_err() {
             continue;
         }
-        if files.len() == FILES_LIMIT {
+        if listing.files.len() + listing.broken.len() == FILES_LIMIT {
             return Err(LibraryError::TooMany {
                 directory: directory.to_owned(),
             });
         }
-        files.push(describe(root, path)?);
+        match describe(root, path) {
+            Ok(file) => listing.files.push(file),
+            Err(error) => listing.broken.push(error),
+        }
     }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(files)
+    listing.files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(listing)
 }
 
 /// Driver libraries for compute are called so; whether a pod needs one is not decided here.

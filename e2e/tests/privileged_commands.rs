@@ -192,10 +192,20 @@ fn real_drivers_are_detected_with_version_cuda_and_place() {
             assert!(text.contains(&named), "{named} is not in {text}");
         }
     }
-    let (reason, _) = agent(&["detect", "--root", work.path().join("555.58.02/sys").to_str().unwrap()])
-        .error()
-        .unwrap();
-    assert_eq!(reason, "DriverNotReady");
+    // A machine without a driver is an answer too, with every place that was looked at.
+    let empty = work.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let missing = agent(&["detect", "--root", empty.to_str().unwrap()]);
+    let answer = missing.json().unwrap();
+    assert_eq!(
+        (missing.code, answer["state"].as_str()),
+        (0, Some("missing")),
+        "{answer}"
+    );
+    assert!(
+        answer["places"].as_array().is_some_and(|places| places.len() >= 8),
+        "{answer}"
+    );
 }
 
 #[test]

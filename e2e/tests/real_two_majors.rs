@@ -16,7 +16,11 @@ fn one_process_loads_two_conflicting_majors_from_one_view() {
     ) else {
         return;
     };
-    let Some(stage) = skip::without(check, Stage::new(&toolkits, |_, _| Ok(()))) else {
+    let wanted: Vec<_> = toolkits
+        .into_iter()
+        .filter(|t| ["11.8", "12.4"].contains(&t.cuda.as_str()))
+        .collect();
+    let Some(stage) = skip::without(check, Stage::new(&wanted, |_, _| Ok(()))) else {
         return;
     };
     let package = |name: &str, cuda: &str| {

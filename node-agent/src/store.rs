@@ -65,6 +65,9 @@ pub enum StoreError {
     BadList { path: PathBuf, source: serde_json::Error },
 }
 
+/// A record file: its hash, and what it says, or why nobody should listen.
+pub(crate) type Claim = (String, Result<Record, StoreError>);
+
 /// One state folder. Cheap to clone; holds no descriptor and no lock.
 #[derive(Debug, Clone)]
 pub struct NodeStore {
@@ -145,8 +148,8 @@ impl NodeStore {
         Ok(all.filter(|record| self.has_files(record.path())).collect())
     }
 
-    /// Every record file by its hash: what it says, or why nobody should listen.
-    pub(crate) fn claims(&self) -> Result<Vec<(String, Result<Record, StoreError>)>, StoreError> {
+    /// Every record file, in the order of their hashes.
+    pub(crate) fn claims(&self) -> Result<Vec<Claim>, StoreError> {
         let names = list(&self.layout.meta())?;
         let hashes = names.iter().filter_map(|name| name.strip_suffix(layout::RECORD_SUFFIX));
         let hashes = hashes.filter(|hash| is_hash(hash.as_bytes()));

@@ -140,7 +140,7 @@ impl Fetcher {
             ready: Vec::new(),
             fetched: Fetched::default(),
         };
-        let result = run.to_end().await;
+        let result = run.finish().await;
         result.map_err(|error| self.name_full_disk(error, disk))
     }
 
@@ -193,7 +193,7 @@ struct Run {
 
 impl Run {
     /// Fetches all, commits all, removes the workspace.
-    async fn to_end(mut self) -> Result<Fetched, FetchError> {
+    async fn finish(mut self) -> Result<Fetched, FetchError> {
         let result = self.all().await;
         self.fetching.shutdown().await;
         let result = match result {

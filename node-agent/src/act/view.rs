@@ -111,9 +111,10 @@ pub fn mount_detached(plan: &ViewPlan, store: &NodeStore) -> Result<OwnedFd, Vie
 }
 
 /// Mounts a built view at its own mount point, `views/<digest>/mnt`, from where it is published. Does nothing where that
-/// was done.
+/// was done, also by another thread or process at the same moment.
 pub fn mount(plan: &ViewPlan, store: &NodeStore) -> Result<(), ViewError> {
     let at = store.layout().view_mount(&plan.digest, plan.kind);
+    let _one_at_a_time = store.lock_view(&plan.digest)?;
     if is_mounted_read_only(&at)? {
         return Ok(());
     }
@@ -135,6 +136,7 @@ pub fn mount_with(method: Method, plan: &ViewPlan, store: &NodeStore) -> Result<
 
 /// Takes the view's own mount away; what was published from it stays. Does nothing where there is none.
 pub fn unmount_view(digest: &ViewDigest, store: &NodeStore) -> Result<(), ViewError> {
+    let _one_at_a_time = store.lock_view(digest)?;
     for kind in [ViewKind::Overlay, ViewKind::Plain] {
         let at = store.layout().view_mount(digest, kind);
         while mounts::mounted_at(&mounts::read()?, &at).is_some() {

@@ -205,7 +205,7 @@ mod tests {
         state.leased.clear();
         let gone = plan_at(&state, 45);
         assert_eq!(gone.remove, [path('a'), path('b'), path('d')]);
-        assert_eq!(gone.remove_views, [digest.clone()]);
+        assert_eq!(gone.remove_views, std::slice::from_ref(&digest));
         assert_eq!((gone.freed_bytes, gone.used_bytes, gone.short_by), (300, 100, 100));
     }
 

@@ -107,6 +107,11 @@ impl Layout {
         self.view(digest).join("view.json")
     }
 
+    /// The file whose lock means that somebody mounts or unmounts this view now.
+    pub fn view_lock(&self, digest: &ViewDigest) -> PathBuf {
+        self.view(digest).join("lock")
+    }
+
     /// The layer of a view's own files: `packages/` and `cudaenv.json`.
     pub fn face(&self, digest: &ViewDigest) -> PathBuf {
         self.view(digest).join("face")

@@ -3,8 +3,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -81,12 +81,18 @@ fn live_lease(path: &Path) -> Result<Option<LeaseContent>, StoreError> {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(unreadable)?;
+    let file = match File::open(path) {
+        Ok(file) => file,
+        // Its holder ended it just now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(unreadable(source)),
+    };
     if lock::try_exclusive(&file).map_err(unreadable)? {
         super::staging::remove(path)?;
         return Ok(None);
     }
-    let text = fs::read(path).map_err(unreadable)?;
+    let mut text = Vec::new();
+    (&file).read_to_end(&mut text).map_err(unreadable)?;
     let content = serde_json::from_slice(&text).map_err(|source| StoreError::BadList {
         path: path.to_owned(),
         source,

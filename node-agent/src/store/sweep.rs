@@ -12,6 +12,7 @@ use std::{
 use crds::domain::store_path::is_hash;
 
 use super::{NodeStore, StoreError, Workspace, layout, list, lock, staging};
+use crate::snapshot::view::ViewDigest;
 
 /// What a sweep removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,6 +115,11 @@ impl NodeStore {
     /// Keeps everyone else from leasing, committing, sweeping and collecting.
     pub(crate) fn exclusively(&self) -> Result<lock::Locked, StoreError> {
         lock::exclusive(&self.layout().lock())
+    }
+
+    /// Keeps everyone else from mounting or unmounting a built view.
+    pub(crate) fn lock_view(&self, digest: &ViewDigest) -> Result<lock::Locked, StoreError> {
+        lock::exclusive(&self.layout().view_lock(digest))
     }
 
     /// A workspace for what is to go. Call it under the exclusive lock.

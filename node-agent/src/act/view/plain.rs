@@ -133,7 +133,8 @@ fn open_level<P: rustix::path::Arg>(name: CString, from: (impl AsFd, P), to: (im
     })
 }
 
-/// Gives a finished folder the time of its original and, unless others may still add to it, its mode.
+/// Gives a finished folder the mode and the time of its original. Those that several layers add to are writable by their
+/// owner in each layer (see `commit`), so the next layer can go on.
 fn settle(level: &Level) -> Result<(), Errno> {
     let Stat {
         st_mode,
@@ -144,7 +145,7 @@ fn settle(level: &Level) -> Result<(), Errno> {
     rustix::fs::fchmod(&level.to, Mode::from_raw_mode(st_mode & 0o7777))?;
     let nanoseconds = st_mtime_nsec.try_into().unwrap_or_default();
     let time = Timespec {
-        tv_sec: st_mtime.try_into().unwrap_or_default(),
+        tv_sec: st_mtime,
         tv_nsec: nanoseconds,
     };
     rustix::fs::futimens(

@@ -25,6 +25,9 @@ pub enum Published {
 
 /// Binds the view that is mounted at its own mount point to `target`, `ro,nosuid,nodev`; makes the folder `target` where
 /// there is none (its parent must be there). Again does nothing.
+///
+/// Keep a lease, or a list under `volumes/`, that names the view: once the view's own mount is gone, nothing else tells
+/// garbage collection that somebody reads its layers.
 pub fn publish(digest: &ViewDigest, kind: ViewKind, store: &NodeStore, target: &Path) -> Result<Published, ViewError> {
     let home = store.layout().view_mount(digest, kind);
     let table = mounts::read()?;

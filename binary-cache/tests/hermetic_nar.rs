@@ -611,10 +611,10 @@ fn a_name_that_the_file_system_already_holds_is_a_collision() {
         let result = restore_meanwhile(&folder, &TEXT.replace("NODE", node), "a", || {
             fs::write(folder.path().join(NAME).join("a"), "x").unwrap();
         });
-        match result.unwrap_err() {
-            NarError::Collision { path } => assert_eq!(path, std::path::Path::new("a"), "N24 {node}"),
-            other => panic!("{node}: {other:?}"),
-        }
+        let NarError::Collision { path } = result.unwrap_err() else {
+            panic!("{node}: another error")
+        };
+        assert_eq!(path, std::path::Path::new("a"), "N24 {node}");
         assert!(is_empty(&folder), "N24 {node}");
         restore_meanwhile(&folder, &TEXT.replace("NODE", node), "a", || {}).unwrap();
     }
@@ -658,10 +658,10 @@ fn errors_of_the_source_keep_their_kind_and_leave_nothing() {
         let parent = fs::File::open(folder.path()).unwrap();
         let reader = decoder(compression, source, MAX_WINDOW).unwrap();
         let error = nar::restore(reader, parent.as_fd(), OsStr::new(NAME), &Limits::at_most(1 << 20)).unwrap_err();
-        match error {
-            NarError::Read { source, .. } => assert_eq!(source.kind(), io::ErrorKind::ConnectionReset),
-            other => panic!("{compression}: {other:?}"),
-        }
+        let NarError::Read { source, .. } = error else {
+            panic!("{compression}: another error")
+        };
+        assert_eq!(source.kind(), io::ErrorKind::ConnectionReset);
         assert!(is_empty(&folder));
     }
 }

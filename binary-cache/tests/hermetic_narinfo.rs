@@ -277,14 +277,15 @@ fn only_sha256_counts_as_a_hash() {
             "Length",
         ),
     ] {
-        match refused(case, line(value), "Hash") {
-            NarInfoError::Hash {
-                line: 6,
-                field: "NarHash",
-                source,
-            } => assert_eq!(variant(&source), reason, "{case}"),
-            other => panic!("{case}: {other:?}"),
-        }
+        let NarInfoError::Hash {
+            line: 6,
+            field: "NarHash",
+            source,
+        } = refused(case, line(value), "Hash")
+        else {
+            panic!("{case}: another line or field")
+        };
+        assert_eq!(variant(&source), reason, "{case}");
     }
     // Another spelling of the same hash has the same fingerprint, so the signature holds.
     let ring = KeyRing::new(vec![key("cache-1", 1).public_key()]).unwrap();
@@ -405,10 +406,10 @@ fn deriver_compression_and_content_address_are_known_forms_or_none() {
         (format!("fixed:r:sha256:{}", &digest[1..]), "Digest"),
         (format!("fixed:r:sha1:{digest}"), "Digest"),
     ] {
-        match refused("I38", and(&format!("CA: {value}\n")), "Ca") {
-            NarInfoError::Ca { line: 11, source } => assert_eq!(variant(&source), reason, "{value}"),
-            other => panic!("{value}: {other:?}"),
-        }
+        let NarInfoError::Ca { line: 11, source } = refused("I38", and(&format!("CA: {value}\n")), "Ca") else {
+            panic!("{value}: another line")
+        };
+        assert_eq!(variant(&source), reason, "{value}");
     }
     for value in [
         format!("text:sha256:{digest}"),

@@ -278,6 +278,30 @@ fn a_target_that_is_a_link_or_in_use_or_not_empty_is_left_alone() {
 }
 
 #[test]
+fn a_mounted_view_is_found_again_through_links() {
+    privately("views through links", || {
+        let node = Node::new(3);
+        let link = node.folder.path().join("link");
+        std::os::unix::fs::symlink(node.folder.path(), &link).unwrap();
+        let (plan, linked) = (
+            node.plan(ViewKind::Overlay),
+            NodeStore::open(&link.join("state")).unwrap(),
+        );
+        node.mount(ViewKind::Overlay, Method::Descriptors);
+        let before = mounts::read().unwrap();
+        view::mount(&plan, &linked).unwrap();
+        assert_eq!(mounts::read().unwrap(), before);
+        fs::create_dir(node.folder.path().join("pod")).unwrap();
+        let publish = |target: &Path| view::publish(&plan.digest, plan.kind, &linked, target).unwrap();
+        assert_eq!(publish(&link.join("pod/mount")), Published::Now);
+        assert_eq!(publish(&node.folder.path().join("pod/mount")), Published::Before);
+        view::unpublish(&link.join("pod/mount")).unwrap();
+        view::unpublish(&link.join("nowhere/mount")).unwrap();
+        assert_eq!(mounts::read().unwrap(), before);
+    });
+}
+
+#[test]
 fn what_is_missing_is_named() {
     privately("missing layers", || {
         let node = Node::new(3);

@@ -80,7 +80,9 @@ impl NodeStore {
     /// # Errors
     /// Refuses folders that another user owns or may write to; otherwise the step that failed.
     pub fn open(state: &Path) -> Result<Self, StoreError> {
-        let state = std::path::absolute(state).map_err(|source| StoreError::Open {
+        own_folder(state, 0o755)?;
+        // The mount table knows places by their real names: through a link a mounted view would not be found again.
+        let state = fs::canonicalize(state).map_err(|source| StoreError::Open {
             path: state.to_owned(),
             source,
         })?;
@@ -89,7 +91,6 @@ impl NodeStore {
         };
         let layout = &store.layout;
         for (folder, mode) in [
-            (layout.state().to_owned(), 0o755),
             (layout.store(), 0o755),
             (layout.meta(), 0o755),
             (layout.drivers(), 0o755),

@@ -13,6 +13,16 @@ pub const MAX_LAYERS: usize = 500;
 /// Most layers of a view: an overlay of overlays, which is as deep as Linux stacks file systems.
 pub const MAX_GROUPED_LAYERS: usize = MAX_LAYERS * MAX_LAYERS;
 
+/// The SELinux label under which every container may read files (container-selinux's policy), without categories, which
+/// would keep some out.
+pub const CONTAINER_READABLE: &str = "system_u:object_r:container_file_t:s0";
+
+/// The label that an overlay is mounted with, so that the store itself need never be relabelled. `selinux` says whether
+/// SELinux is active on the node; elsewhere the mount option does not exist.
+pub fn selinux_label(selinux: bool) -> Option<String> {
+    selinux.then(|| CONTAINER_READABLE.to_owned())
+}
+
 /// Where one layer of a view comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ViewLayer {

@@ -1,7 +1,11 @@
 //! Publishing a mounted view at a path that somebody else named, and taking it away again.
 //! Never removes a folder with something in it, never mounts over a mount that is not ours.
 
-use std::{fs, io, os::fd::AsFd, path::Path};
+use std::{
+    fs, io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
 use rustix::fs::CWD;
 
@@ -30,6 +34,7 @@ pub enum Published {
 /// garbage collection that somebody reads its layers.
 pub fn publish(digest: &ViewDigest, kind: ViewKind, store: &NodeStore, target: &Path) -> Result<Published, ViewError> {
     let home = store.layout().view_mount(digest, kind);
+    let target = &real_place(target)?;
     let table = mounts::read()?;
     let view = mounts::mounted_at(&table, &home).ok_or_else(|| ViewError::NotMounted { digest: digest.clone() })?;
     if let Some(mount) = mounts::mounted_at(&table, target) {
@@ -61,6 +66,12 @@ pub fn publish(digest: &ViewDigest, kind: ViewKind, store: &NodeStore, target: &
 /// # Errors
 /// A folder with something in it stays and is an error: the contents are not ours.
 pub fn unpublish(target: &Path) -> Result<(), ViewError> {
+    let target = &match real_place(target) {
+        Ok(target) => target,
+        // Its parent is gone, and with it anything that could be mounted there.
+        Err(ViewError::OpenTarget { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
     while mounts::mounted_at(&mounts::read()?, target).is_some() {
         unmount(target)?;
     }
@@ -71,6 +82,19 @@ pub fn unpublish(target: &Path) -> Result<(), ViewError> {
         }),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// The target as the mount table names it: links on the way to it are resolved, it itself is never one to follow.
+fn real_place(target: &Path) -> Result<PathBuf, ViewError> {
+    let unusable = |source| ViewError::OpenTarget {
+        target: target.to_owned(),
+        source,
+    };
+    let (parent, name) = target
+        .parent()
+        .zip(target.file_name())
+        .ok_or_else(|| unusable(io::ErrorKind::InvalidInput.into()))?;
+    Ok(fs::canonicalize(parent).map_err(unusable)?.join(name))
 }
 
 fn same_files(one: &Mount, other: &Mount) -> bool {

@@ -1,6 +1,8 @@
 //! Garbage collection beside real mounts and real processes: what somebody can read stays, the rest goes, space returns.
 //! Each test works in a mount namespace of its own thread, which takes every mount with it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -1,6 +1,8 @@
 //! Views mounted for real: small and large, overlay and plain, whole and in part, and what they refuse.
 //! Each test works in a mount namespace of its own thread, which takes every mount with it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::{
     collections::BTreeMap,
     fs, io,

@@ -1,6 +1,8 @@
 //! The node store with a real cache in a folder: fetching, sweeping, leasing, collecting, verifying.
 //! Never needs root or a network.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 #[path = "support/cache.rs"]
 mod cache;
 

@@ -20,25 +20,25 @@ use binary_cache::{
 use crds::domain::store_path::StorePath;
 
 /// A cache with a chain of store paths, each of which refers to the next; the root is the first.
-pub struct SmallCache {
-    pub folder: tempfile::TempDir,
-    pub paths: Vec<StorePath>,
+pub(crate) struct SmallCache {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) paths: Vec<StorePath>,
 }
 
-pub fn key(name: &str) -> SecretKey {
+pub(crate) fn key(name: &str) -> SecretKey {
     SecretKey::from_seed(name, &[9; 32]).unwrap()
 }
 
-pub fn key_ring(name: &str) -> KeyRing {
+pub(crate) fn key_ring(name: &str) -> KeyRing {
     KeyRing::new(vec![key(name).public_key()]).unwrap()
 }
 
-pub fn path(number: usize) -> StorePath {
+pub(crate) fn path(number: usize) -> StorePath {
     StorePath::from_base_name(&format!("{number:032}-small-{number}")).unwrap()
 }
 
 impl SmallCache {
-    pub fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let writer = CacheWriter::create(&folder.path().join("cache"), 40).unwrap();
         let paths: Vec<StorePath> = (0..count).map(path).collect();
@@ -61,7 +61,7 @@ impl SmallCache {
         Self { folder, paths }
     }
 
-    pub fn substituter(&self) -> Substituter {
+    pub(crate) fn substituter(&self) -> Substituter {
         let config = CacheConfig {
             name: "small".to_owned(),
             url: format!("file://{}", self.folder.path().join("cache").display())
@@ -76,7 +76,7 @@ impl SmallCache {
         Substituter::new(vec![config], Options::default()).unwrap()
     }
 
-    pub async fn closure(&self) -> Vec<Arc<VerifiedNarInfo>> {
+    pub(crate) async fn closure(&self) -> Vec<Arc<VerifiedNarInfo>> {
         self.substituter()
             .closure(&self.paths[..1], &|_| None)
             .await
@@ -85,7 +85,7 @@ impl SmallCache {
     }
 
     /// The NAR of one path, as the cache serves it.
-    pub fn nar(&self, narinfo: &VerifiedNarInfo) -> PathBuf {
+    pub(crate) fn nar(&self, narinfo: &VerifiedNarInfo) -> PathBuf {
         self.folder.path().join("cache").join(narinfo.download().url.as_str())
     }
 }

@@ -7,8 +7,6 @@ set -euo pipefail
 what=${1:-}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache="${CUDAENV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}}/cudaenv/cluster"
-containerd=github.com/containerd/containerd/v2/cmd
-containerd_version=v2.2.1
 version=$(sed -nE 's|^\tk8s.io/kubernetes (v[0-9.]+)$|\1|p' "$here/programs/go.mod")
 key=$(cd "$here" && sha256sum build.sh programs/go.mod programs/go.sum programs/*/main.go | sha256sum)
 folder=$cache/$version-${key:0:12}
@@ -18,7 +16,7 @@ cannot() { echo "$*" >&2; exit 3; }
 # Whatever the user's own Go settings are.
 settle() {
   command -v go >/dev/null || cannot "Go is not installed (https://go.dev/doc/install)"
-  export CGO_ENABLED=0 GOWORK=off GOFLAGS="-trimpath -buildvcs=false"
+  export CGO_ENABLED=${cgo:-0} GOWORK=off GOFLAGS="-trimpath -buildvcs=false"
 }
 
 # compile PROGRAM NAME…: programs/PROGRAM, called by those names. It becomes visible when complete.
@@ -39,17 +37,17 @@ compile() {
   echo "Kubernetes $version: $* built in $((SECONDS - started)) s" >&2
 }
 
-# install PACKAGE VERSION: a program with a go.mod of its own.
+# install FOLDER PACKAGE VERSION FLAG…: a program with a go.mod of its own.
 install() {
-  local program=${1##*/} started=$SECONDS
-  [ ! -x "$folder/$program" ] || return 0
+  local to=$1 package=$2 program=${2##*/} started=$SECONDS; shift 2
+  [ ! -x "$to/$program" ] || return 0
   settle
   cd /
-  echo "$program $2: fetching Go modules and compiling" >&2
-  go mod download "${1%/cmd/*}@$2" 2>"$folder/.errors" || cannot "$(tail -n 1 "$folder/.errors")"
+  echo "$program $1: fetching Go modules and compiling" >&2
+  GOBIN=$to nice go install -p "${CUDAENV_GO_JOBS:-2}" -ldflags "-s -w" "${@:2}" "$package@$1" 2>"$folder/.errors" ||
+    cannot "$program $1: $(tail -n 1 "$folder/.errors")"
   rm "$folder/.errors"
-  GOBIN=$folder nice go install -p "${CUDAENV_GO_JOBS:-2}" -ldflags "-s -w" "$1@$2"
-  echo "$program $2: built in $((SECONDS - started)) s" >&2
+  echo "$program $1: built in $((SECONDS - started)) s" >&2
 }
 
 # Turns the names of compiled packages into one line for every hundred of them, and passes on everything else.
@@ -62,9 +60,16 @@ exec 8>"$cache/.lock"
 flock 8   # two test programs may ask at once: one builds
 compile control-plane etcd kube-apiserver kubectl
 if [ "$what" = nodes ]; then
+  for needed in nft:nftables ip:iproute2 busybox:busybox-static gcc:gcc pkg-config:pkg-config; do
+    command -v "${needed%:*}" >/dev/null || cannot "${needed%:*} is not installed (${needed#*:})"
+  done
   compile node kube-controller-manager kube-proxy kube-scheduler kubelet
-  install $containerd/containerd $containerd_version
-  install $containerd/containerd-shim-runc-v2 $containerd_version
-  install $containerd/ctr $containerd_version
+  containerd=github.com/containerd/containerd/v2/cmd
+  for program in containerd containerd-shim-runc-v2 ctr; do install "$folder" $containerd/$program v2.2.1; done
+  plugins=github.com/containernetworking/plugins/plugins
+  for program in main/bridge main/loopback ipam/host-local; do install "$folder/cni" $plugins/$program v1.9.1; done
+  # With seccomp, or it refuses what kubelet asks for: the one program that needs C, with libseccomp's headers.
+  [ -x "$folder/runc" ] || pkg-config --exists libseccomp || cannot "libseccomp's headers are not installed (libseccomp-dev)"
+  cgo=1 install "$folder" github.com/opencontainers/runc v1.4.3 -tags seccomp
 fi
 echo "$folder"

@@ -18,7 +18,9 @@ outside() {
   trap clean_up EXIT
   trap 'exit 130' INT TERM HUP
   "$here/images.sh" "$folder/images"
-  CUDAENV_CLUSTER=$folder unshare --net --mount --pid --fork --kill-child "$0" "$programs" "$nodes" <&0 &
+  exec 4<&0   # a job in the background would read from /dev/null
+  CUDAENV_CLUSTER=$folder unshare --net --mount --pid --fork --kill-child "$0" "$programs" "$nodes" <&4 4<&- &
+  exec 4<&-
   wait $!
 }
 clean_up() {
@@ -47,9 +49,7 @@ inside() {
   echo "$pid" >pid
   local address=10.95.0.1 n   # what pods reach the API server and the nodes at
   ip link set lo up
-  ip link add machine type dummy
-  ip address add "$address/32" dev machine
-  ip link set machine up
+  ip address add "$address/32" dev lo
   echo 1 >/proc/sys/net/ipv4/ip_forward   # this network's own
   export PATH=$programs:$PATH
   take_slot

@@ -15,6 +15,13 @@ needs flock util-linux
 needs openssl openssl
 python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
 [ -e /usr/include/dlfcn.h ] || packages+=(libc6-dev)
+if [ "$(id -u)" = 0 ]; then   # a whole cluster needs root
+  needs nft nftables
+  needs ip iproute2
+  needs busybox busybox-static
+  needs pkg-config pkg-config
+  [ -e /usr/include/seccomp.h ] || packages+=(libseccomp-dev)
+fi
 [ ${#packages[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

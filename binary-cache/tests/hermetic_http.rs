@@ -12,15 +12,13 @@ mod fixture;
 #[path = "support/server.rs"]
 mod server;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use binary_cache::{compression::Compression, substitute::Substituter};
 use fixture::{Bench, Fixture, cache, quick};
 use futures_util::{StreamExt as _, stream};
 use server::{Asked, Conn, Server, Then};
+use tokio::time::Instant;
 
 type Spoil = Box<dyn Fn(&Fixture, &Asked, &mut Conn) -> Option<Then> + Send + Sync>;
 

@@ -159,7 +159,7 @@ impl Files {
 /// Limits small enough for tests; tries come fast.
 pub(crate) fn quick() -> Options {
     Options {
-        connect_timeout: Duration::from_millis(500),
+        connect_timeout: Duration::from_millis(250),
         first_byte_timeout: Duration::from_millis(400),
         document_timeout: Duration::from_millis(1500),
         min_rate: 2000,

@@ -10,8 +10,10 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// No connection is served longer than this.
 const PATIENCE: Duration = Duration::from_secs(8);

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::OwnedFd,
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use bytes::Bytes;
@@ -30,11 +30,7 @@ pub(crate) struct FolderBody {
 
 /// Opens `location` below the folder of `site`, positioned at `from`; gives its whole length too.
 pub(crate) async fn open(site: &Site, location: &str, from: u64) -> Result<(u64, FolderBody), Fault> {
-    let base = site.base.to_file_path().map_err(|()| Fault::OutsideCache {
-        location: site.label().to_owned(),
-    })?;
-    // A folder knows no queries; Nix looks up the text before it too.
-    let location = location.split('?').next().unwrap_or_default().to_owned();
+    let (base, location) = place(site, location)?;
     let opened = spawn_blocking(move || open_below(&base, Path::new(&location)))
         .await
         .map_err(|_| Fault::Cancelled)?;
@@ -49,6 +45,30 @@ pub(crate) async fn open(site: &Site, location: &str, from: u64) -> Result<(u64,
             left: length.saturating_sub(from),
         },
     ))
+}
+
+/// A small file as a whole, at most `limit` bytes: one hop to a thread.
+pub(crate) async fn document(site: &Site, location: &str, limit: u64) -> Result<Bytes, Fault> {
+    let (base, location) = place(site, location)?;
+    let read = move || {
+        let (file, length) = open_below(&base, Path::new(&location))?;
+        if length > limit {
+            return Err(Fault::TooLarge { limit });
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        file.take(limit).read_to_end(&mut bytes).map_err(Fault::Folder)?;
+        Ok(bytes.into())
+    };
+    spawn_blocking(read).await.map_err(|_| Fault::Cancelled)?
+}
+
+/// The folder, and the file below it. A folder knows no queries; Nix too looks up the text before one.
+fn place(site: &Site, location: &str) -> Result<(PathBuf, String), Fault> {
+    let outside = |()| Fault::OutsideCache {
+        location: site.label().to_owned(),
+    };
+    let base = site.base.to_file_path().map_err(outside)?;
+    Ok((base, location.split('?').next().unwrap_or_default().to_owned()))
 }
 
 impl FolderBody {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::{
     cache::Site,
@@ -37,15 +37,7 @@ impl Transport {
         if site.base.scheme() != "file" {
             return self.http.document(site, location, limit).await;
         }
-        let (length, mut body) = folder::open(site, location, 0).await?;
-        if length > limit {
-            return Err(Fault::TooLarge { limit });
-        }
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = body.chunk().await? {
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes.freeze())
+        folder::document(site, location, limit).await
     }
 
     /// A file of any size, from `part.from` on where the site can do that.

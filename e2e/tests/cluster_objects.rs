@@ -70,7 +70,8 @@ fn the_five_kinds_are_established_stored_and_shown() {
     what_is_read_back_means_the_same(&cluster);
     the_status_is_written_apart_from_the_spec(&cluster);
     applying_the_definitions_again_changes_nothing(&cluster);
-    objects_that_name_themselves_or_nothing_are_stored(&cluster);
+    what_a_schema_cannot_judge_is_stored(&cluster);
+    kubectl_explains_every_field(&cluster);
 }
 
 fn definitions_are_established(cluster: &Cluster) {
@@ -293,32 +294,87 @@ fn applying_the_definitions_again_changes_nothing(cluster: &Cluster) {
     assert_eq!(versions(), before);
 }
 
-fn objects_that_name_themselves_or_nothing_are_stored(cluster: &Cluster) {
-    for (about, object) in [
+/// What only a controller can judge is stored; its condition says what is wrong.
+fn what_a_schema_cannot_judge_is_stored(cluster: &Cluster) {
+    let other_key = objects::PUBLIC_KEY.replace("7F4O", "8F4O");
+    let path = "/spec/packages/0/variants/1/storePaths/x86_64-linux";
+    for (about, object, at, value) in [
+        (
+            "K04 one path in two variants",
+            objects::environment(),
+            path,
+            json!(objects::store_path("env-12.8")),
+        ),
+        (
+            "K10 plain http, which signatures make safe",
+            objects::cache(),
+            "/spec/url",
+            json!("http://cache.example.org"),
+        ),
+        (
+            "K11 the same URL with another key",
+            objects::cache(),
+            "/spec/publicKeys/0",
+            json!(other_key),
+        ),
+        (
+            "K13 a key named otherwise than the cache",
+            objects::cache(),
+            "/spec/publicKeys/0",
+            json!(objects::PUBLIC_KEY),
+        ),
+        (
+            "K16 a secret that is not there",
+            objects::cache(),
+            "/spec/authSecretRef/name",
+            json!("no-such-secret"),
+        ),
+        ("K20 equal priorities", objects::cache(), "/spec/priority", json!(40)),
         (
             "K26 a selector that matches nothing",
-            objects::with(objects::environment(), "/spec/nodeSelector", json!({ "no": "such" })),
+            objects::environment(),
+            "/spec/nodeSelector",
+            json!({ "no": "such" }),
         ),
         (
             "K26 a selector that matches everything",
-            objects::with(objects::cluster_environment(), "/spec/allowedNamespaces", json!({})),
+            objects::cluster_environment(),
+            "/spec/allowedNamespaces",
+            json!({}),
         ),
         (
             "K27 a reference to itself",
-            objects::with(objects::environment(), "/spec/caches", json!(["pytorch"])),
+            objects::environment(),
+            "/spec/caches",
+            json!(["pytorch"]),
         ),
         (
             "K27 a mirror that is the cache itself",
-            objects::with(
-                objects::cache(),
-                "/spec/mirrors",
-                json!([objects::cache()["spec"]["url"]]),
-            ),
+            objects::cache(),
+            "/spec/mirrors",
+            json!(["https://cache.example.org/nix"]),
         ),
     ] {
-        let answer = cluster
-            .kubectl_with(&["apply", "--server-side", "--force-conflicts"], &object)
-            .unwrap();
-        assert_eq!(answer.code, 0, "{about}: {}", answer.stderr);
+        let object = objects::with(
+            objects::with(object, at, value),
+            "/metadata/name",
+            json!("judged-later"),
+        );
+        for verb in [&["create"][..], &["delete", "--wait=false"]] {
+            let answer = cluster.kubectl_with(verb, &object).unwrap();
+            assert_eq!(answer.code, 0, "{about}: {}", answer.stderr);
+        }
+    }
+}
+
+fn kubectl_explains_every_field(cluster: &Cluster) {
+    for (field, words) in [
+        ("cudaenvironment.spec.packages.variants.storePaths", "x86_64-linux"),
+        ("cudabinarycache.spec.publicKeys", "no mode without signatures"),
+        ("cudanode.status.class", "nodes of one class get the same answer"),
+    ] {
+        let text = cluster.printed(&["explain", field]).unwrap();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(words), "{field}: {text}");
     }
 }

@@ -294,69 +294,32 @@ fn applying_the_definitions_again_changes_nothing(cluster: &Cluster) {
     assert_eq!(versions(), before);
 }
 
-/// What only a controller can judge is stored; its condition says what is wrong.
-fn what_a_schema_cannot_judge_is_stored(cluster: &Cluster) {
+/// One change of a good object that only a controller can judge.
+type Later = (&'static str, fn() -> Value, &'static str, Value);
+
+#[rustfmt::skip] // a table: one row a line
+fn judged_later() -> Vec<Later> {
     let other_key = objects::PUBLIC_KEY.replace("7F4O", "8F4O");
-    let path = "/spec/packages/0/variants/1/storePaths/x86_64-linux";
-    for (about, object, at, value) in [
-        (
-            "K04 one path in two variants",
-            objects::environment(),
-            path,
-            json!(objects::store_path("env-12.8")),
-        ),
-        (
-            "K10 plain http, which signatures make safe",
-            objects::cache(),
-            "/spec/url",
-            json!("http://cache.example.org"),
-        ),
-        (
-            "K11 the same URL with another key",
-            objects::cache(),
-            "/spec/publicKeys/0",
-            json!(other_key),
-        ),
-        (
-            "K13 a key named otherwise than the cache",
-            objects::cache(),
-            "/spec/publicKeys/0",
-            json!(objects::PUBLIC_KEY),
-        ),
-        (
-            "K16 a secret that is not there",
-            objects::cache(),
-            "/spec/authSecretRef/name",
-            json!("no-such-secret"),
-        ),
-        ("K20 equal priorities", objects::cache(), "/spec/priority", json!(40)),
-        (
-            "K26 a selector that matches nothing",
-            objects::environment(),
-            "/spec/nodeSelector",
-            json!({ "no": "such" }),
-        ),
-        (
-            "K26 a selector that matches everything",
-            objects::cluster_environment(),
-            "/spec/allowedNamespaces",
-            json!({}),
-        ),
-        (
-            "K27 a reference to itself",
-            objects::environment(),
-            "/spec/caches",
-            json!(["pytorch"]),
-        ),
-        (
-            "K27 a mirror that is the cache itself",
-            objects::cache(),
-            "/spec/mirrors",
-            json!(["https://cache.example.org/nix"]),
-        ),
-    ] {
+    let second_path = "/spec/packages/0/variants/1/storePaths/x86_64-linux";
+    vec![
+        ("K04 one path in two variants", objects::environment, second_path, json!(objects::store_path("env-12.8"))),
+        ("K10 plain http, which signatures make safe", objects::cache, "/spec/url", json!("http://cache.example.org")),
+        ("K11 the same URL with another key", objects::cache, "/spec/publicKeys/0", json!(other_key)),
+        ("K13 a key named otherwise than the cache", objects::cache, "/spec/publicKeys/0", json!(objects::PUBLIC_KEY)),
+        ("K16 a secret that is not there", objects::cache, "/spec/authSecretRef/name", json!("no-such-secret")),
+        ("K20 equal priorities", objects::cache, "/spec/priority", json!(40)),
+        ("K26 a selector that matches nothing", objects::environment, "/spec/nodeSelector", json!({ "no": "such" })),
+        ("K26 a selector that matches everything", objects::cluster_environment, "/spec/allowedNamespaces", json!({})),
+        ("K27 a reference to itself", objects::environment, "/spec/caches", json!(["judged-later"])),
+        ("K27 a mirror that is the cache itself", objects::cache, "/spec/mirrors", json!(["https://cache.example.org/nix"])),
+    ]
+}
+
+/// Its condition will say what is wrong.
+fn what_a_schema_cannot_judge_is_stored(cluster: &Cluster) {
+    for (about, object, at, value) in judged_later() {
         let object = objects::with(
-            objects::with(object, at, value),
+            objects::with(object(), at, value),
             "/metadata/name",
             json!("judged-later"),
         );

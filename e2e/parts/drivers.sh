@@ -51,7 +51,7 @@ driver() {
   done
   rm -rf "$work/$version/root/usr/share" "$work/$version/root/etc"
   mv -T "$work/$version/root" "$root"   # appears complete or not at all
-  echo "driver $version: $(find "$root" -name '*.so.*' -type f | wc -l) libraries"
+  echo "driver $version: $(find "$root" -name '*.so.*' -type f | wc -l) libraries" >&2
 }
 
 driver 450.248.02 <<'L'

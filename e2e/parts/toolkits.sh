@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fetches real CUDA runtime libraries of several majors from the Python package index:
-#   toolkits.sh [--require] -> <shelf>/toolkits/cuda-runtime-<version>/lib/libcudart.so.*
-#                              <shelf>/toolkits/cuda-nvjpeg-<version>/lib/libnvjpeg.so.*   (carries real GPU code)
+#   toolkits.sh [--require] [FOLDER…] -> <shelf>/toolkits/cuda-runtime-<version>/lib/libcudart.so.*
+#                                        <shelf>/toolkits/cuda-nvjpeg-<version>/lib/libnvjpeg.so.*   (carries real GPU code)
+# Without FOLDER: all of them.
 . "$(dirname "$0")/shelf.sh"
 take_require "$@"
 
@@ -9,16 +10,17 @@ take_require "$@"
 toolkit() {
   local dest="$shelf/toolkits/$1" work
   [ ! -d "$dest" ] || return 0
+  [ ${#rest[@]} -eq 0 ] || [[ " ${rest[*]} " = *" $1 "* ]] || return 0
   mkdir -p "$shelf/toolkits"
   work=$(mktemp -d "$shelf/toolkits/.toolkit.XXXXXX")
-  "$(dirname "$0")/wheel.sh" "$work/wheel" "$2" "$3" >/dev/null || true
+  "$(dirname "$0")/wheel.sh" "$work/wheel" "$2" "$3" 2>/dev/null || true
   if [ ! -d "$work/wheel" ]; then rm -rf "$work"; could_not "$2"; return 0; fi
   mkdir -p "$work/tree/lib"
   find "$work/wheel" -name 'lib*.so*' ! -name 'libOpenCL*' -exec cp -t "$work/tree/lib" {} +
   chmod -R u=rwX,go=rX "$work/tree"
   mv -T "$work/tree" "$dest" 2>/dev/null || true   # another process may have been first
   rm -rf "$work"
-  echo "$1: $(cd "$dest/lib" && echo *)"
+  echo "$1: $(cd "$dest/lib" && echo *)" >&2
 }
 
 toolkit cuda-runtime-11.8.89 nvidia-cuda-runtime-cu11==11.8.89 92d04069a987e1fbc9213f8376d265df0f7bb42617d44f5eda1f496acea7f2d1

@@ -14,7 +14,7 @@ lock_shelf
 mkdir -p "$(dirname "$dest")"
 work=$(mktemp -d "$(dirname "$dest")/.wheel.XXXXXX"); trap 'rm -rf "$work"' EXIT
 mkdir "$work/down" "$work/tree"
-if ! python3 -m pip --disable-pip-version-check download -q --no-deps --only-binary=:all: --no-cache-dir \
+if ! python3 -m pip --disable-pip-version-check --retries 2 --timeout 20 download -q --no-deps --only-binary=:all: --no-cache-dir \
     --platform manylinux_2_24_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
     --platform manylinux2010_x86_64 --platform manylinux1_x86_64 -d "$work/down" "$requirement" >&2; then
   could_not "$requirement"; finish
@@ -25,4 +25,4 @@ python3 -m zipfile -e "$wheel" "$work/tree"
 chmod -R u=rwX,go=rX "$work/tree"
 find "$work/tree" -path "*/bin/*" -type f -exec chmod +x {} +   # Python unpacks programs without it
 mv -T "$work/tree" "$dest"
-echo "$requirement: $(du -sh "$dest" | cut -f1)"
+echo "$requirement: $(du -sh "$dest" | cut -f1)" >&2

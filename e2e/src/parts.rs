@@ -1,8 +1,9 @@
 //! Real parts fetched by the scripts of `e2e/parts`, each checked there against a pinned hash: drivers, runtimes, Nix.
 //! It must never commit, copy into the tree or publish any of them.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -102,7 +103,8 @@ pub fn drivers() -> Result<Vec<Driver>> {
 
 /// The real runtimes that could be had, oldest first.
 pub fn available_toolkits() -> Result<Vec<Toolkit>> {
-    script("toolkits.sh", &[])?;
+    let folders = TOOLKITS.map(|version| format!("cuda-runtime-{version}"));
+    script("toolkits.sh", &folders.each_ref().map(OsStr::new))?;
     let shelf = shelf()?;
     let mut found = Vec::new();
     for version in TOOLKITS {
@@ -132,7 +134,7 @@ pub fn toolkits() -> Result<Vec<Toolkit>> {
 
 /// Folder of a part that carries real GPU code beside the runtimes, such as `cuda-nvjpeg-12.4.0.76`.
 pub fn toolkit_folder(name: &str) -> Result<PathBuf> {
-    script("toolkits.sh", &[])?;
+    script("toolkits.sh", &[name.as_ref()])?;
     let folder = shelf()?.join("toolkits").join(name);
     ensure!(folder.is_dir(), "{name} could not be fetched");
     Ok(folder)
@@ -177,8 +179,10 @@ fn toolkit(version: &str, root: PathBuf) -> Result<Toolkit> {
     })
 }
 
-fn script(name: &str, arguments: &[&std::ffi::OsStr]) -> Result<String> {
-    programs::finished(Command::new(programs::source_folder().join("e2e/parts").join(name)).args(arguments))
+/// Runs one of the scripts; what it says on the way, such as what it could not fetch, is shown.
+fn script(name: &str, arguments: &[&OsStr]) -> Result<String> {
+    let mut script = Command::new(programs::source_folder().join("e2e/parts").join(name));
+    programs::finished(script.args(arguments).stderr(Stdio::inherit()))
 }
 
 /// Where the scripts keep what they fetched: the same rule as in `e2e/parts/shelf.sh`.

@@ -234,12 +234,58 @@ fn send(mut stream: &TcpStream, body: &mut impl Read, shared: &Shared, sent: &mu
 fn resolve(folder: &Path, path: &str) -> Option<PathBuf> {
     let relative = Path::new(path.split('?').next()?.trim_start_matches('/'));
     let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
-    if plain { Some(folder.join(relative)) } else { None }
+    plain.then(|| folder.join(relative))
 }
 
 /// A regular file and its size.
 fn open_file(path: &Path) -> Option<(File, u64)> {
     let file = File::open(path).ok()?;
     let metadata = file.metadata().ok()?;
-    metadata.is_file().then(|| (file, metadata.len()))
+    metadata.is_file().then_some((file, metadata.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends one request and reads the answer to its end.
+    fn ask(server: &Server, path: &str, header: &str) -> (String, Vec<u8>) {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\n{header}\r\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        (
+            String::from_utf8_lossy(&answer[9..12]).into_owned(),
+            answer[head + 4..].to_vec(),
+        )
+    }
+
+    #[test]
+    fn files_ranges_and_misses_are_answered_and_logged_and_nothing_above_the_folder_is_served() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("served")).unwrap();
+        std::fs::write(folder.path().join("secret"), "secret").unwrap();
+        std::fs::write(folder.path().join("served/file"), "0123456789").unwrap();
+        let server = Server::start(&folder.path().join("served")).unwrap();
+        let cases = [
+            ("/file", "", "200", "0123456789"),
+            ("/file", "Range: bytes=4-\r\n", "206", "456789"),
+            ("/file", "Range: bytes=10-\r\n", "200", "0123456789"),
+            ("/absent", "", "404", ""),
+            ("/../secret", "", "404", ""),
+            ("//etc/passwd", "", "404", ""),
+            ("/", "", "404", ""),
+        ];
+        for (path, header, status, body) in cases {
+            assert_eq!(
+                ask(&server, path, header),
+                (status.to_owned(), body.as_bytes().to_vec()),
+                "{path} {header}"
+            );
+        }
+        assert_eq!(server.log().len(), cases.len());
+        assert_eq!(server.bytes_served(), 26);
+    }
 }

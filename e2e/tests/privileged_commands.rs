@@ -1,6 +1,8 @@
 //! The commands by hand: fetch, verify, gc, detect and scan, and what they print for programs.
 //! Each runs as built, on real parts; a damaged or refused case stands beside a sound one.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! What our writer packed and signed, real Nix copies with signatures required, in every compression.
 //! With another key, or with the signature gone, it refuses; the judge is real Nix, never our own parser.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::fs;
 use std::path::Path;
 

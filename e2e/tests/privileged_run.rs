@@ -1,6 +1,8 @@
 //! `node-agent run` as its user meets it: the program's world, its exit code, and every way to be refused.
 //! Each refusal stands beside an accepted twin; nothing of a run is left on the machine.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

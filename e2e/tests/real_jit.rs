@@ -4,6 +4,8 @@
 //! started by the machine's own ld.so with --inhibit-cache, which leaves out the same step of the same search; that the
 //! step is left out is read from ld.so's own trace. LD_LIBRARY_PATH is never set.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::path::Path;
 
 use e2e::parts::Driver;

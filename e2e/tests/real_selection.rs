@@ -1,6 +1,8 @@
 //! What selection predicts is what the real runtime answers in the view: six real drivers by five real runtimes.
 //! The forced twin puts every runtime on every driver, so that the refused pairs are answered too.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -33,11 +34,21 @@ struct Row {
     forced: String,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match demonstrate() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("demo: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demonstrate() -> Result<()> {
     skip::root()
         .map_err(anyhow::Error::msg)
         .context("the views are mounts")?;
-    let started = now();
+    say("fetching real drivers and CUDA runtimes, unless they are here already");
     let (drivers, toolkits) = (parts::available_drivers()?, wanted(parts::available_toolkits()?));
     ensure!(
         !drivers.is_empty() && !toolkits.is_empty(),
@@ -52,6 +63,7 @@ fn main() -> Result<()> {
     })?;
     introduce(&stage, &drivers, jpeg.as_deref());
     let environment = environment(&stage, jpeg.as_deref())?;
+    let started = now();
     let (mut rows, mut wrong) = (Vec::new(), Vec::new());
     for driver in &drivers {
         match visit(&stage, driver, &environment) {
@@ -152,6 +164,11 @@ fn visit(stage: &Stage, driver: &Driver, environment: &Path) -> Result<Row> {
         answers.values().all(|code| *code == 100),
         "a chosen runtime does not fit: {answers:?}"
     );
+    let jpeg = selection["selected"].get("jpeg").map(|jpeg| text(&jpeg["variant"]));
+    ensure!(
+        jpeg.as_ref().is_none_or(|variant| variant == "cu118"),
+        "package jpeg: {jpeg:?}"
+    );
     let refused = refused_variants(selection);
     let forced = match refused.first() {
         Some(refused) => format!("{refused} → {}", force(stage, driver, &node, refused)?),
@@ -160,7 +177,7 @@ fn visit(stage: &Stage, driver: &Driver, environment: &Path) -> Result<Row> {
     Ok(Row {
         driver: driver.version.clone(),
         cuda: text(&report["cuda"]),
-        chosen: variant,
+        chosen: jpeg.map_or(variant.clone(), |jpeg| format!("{variant} / {jpeg}")),
         mode,
         others: others(selection),
         fetched: format!(
@@ -289,7 +306,7 @@ fn explain(driver: &Driver, report: &Value, variant: &str, mode: &str) {
 
 fn table(rows: &[Row]) -> String {
     let mut lines = vec![
-        "\n| driver | CUDA | chosen | mode | why not the others | fetched | time | `cudaGetDeviceCount` in the view | forced |".to_owned(),
+        "\n| driver | CUDA | chosen: cuda / jpeg | mode of cuda | why not the others | fetched | time | `cudaGetDeviceCount` in the view | forced |".to_owned(),
         "|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     lines.extend(rows.iter().map(|row| {

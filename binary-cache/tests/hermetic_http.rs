@@ -95,6 +95,7 @@ fn redirect(location: String) -> impl Fn(&Fixture, &Asked, &mut Conn) -> Then + 
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn statuses() -> Vec<Case> {
     vec![
         case(
@@ -268,6 +269,7 @@ fn statuses() -> Vec<Case> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn broken_transfers() -> Vec<Case> {
     vec![
         case(
@@ -567,7 +569,7 @@ async fn check(fixture: &Arc<Fixture>, case: Case) {
     let start = Instant::now();
     let refused = bench.get(&only, &fixture.path).await.expect_err(name);
     assert!(
-        start.elapsed() < Duration::from_secs(6),
+        start.elapsed() < Duration::from_secs(10),
         "{name}: took {:?}",
         start.elapsed()
     );
@@ -601,7 +603,11 @@ async fn check(fixture: &Arc<Fixture>, case: Case) {
     let health = first.health();
     assert_eq!(health[0].faults > 0, struck, "{name}: {health:?}");
     assert_eq!(health[1].faults, 0, "{name}: {health:?}");
+    check_second(fixture, name, &bad, &good).await;
+}
 
+/// The bad cache behind a good one is not even asked.
+async fn check_second(fixture: &Fixture, name: &str, bad: &Server, good: &Server) {
     let bench = Bench::new();
     let before = bad.asked().len();
     let second = Substituter::new(

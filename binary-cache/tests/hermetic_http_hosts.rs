@@ -241,6 +241,7 @@ fn black_hole() -> (TcpListener, Vec<TcpStream>) {
     (listener, fill)
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_cannot_be_reached_is_named_and_passed_over() {
     let fixture = Fixture::new("unreachable", 1000, Compression::None);

@@ -220,20 +220,22 @@ fn packed(compression: Compression, bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// The file instead of the good one, given that and the plain NAR.
+type Pack = Box<dyn Fn(&[u8], &[u8]) -> Vec<u8>>;
+
 /// One way to spoil the compressed NAR of a fixture, and what is expected.
 struct Spoiled {
     name: &'static str,
     compression: Compression,
-    /// The file instead of the good one, given the plain NAR.
-    file: Box<dyn Fn(&[u8], &[u8]) -> Vec<u8>>,
+    file: Pack,
     /// `None`: accepted.
     want: Option<(&'static str, &'static str)>,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_with_compressed_bytes_is_named_and_what_is_only_unusual_is_read() {
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn spoiled_files() -> Vec<Spoiled> {
     use Compression::{Xz, Zstd};
-    let spoiled = |name, compression, want, file: Box<dyn Fn(&[u8], &[u8]) -> Vec<u8>>| Spoiled {
+    let spoiled = |name, compression, want, file: Pack| Spoiled {
         name,
         compression,
         file,
@@ -241,7 +243,7 @@ async fn what_is_wrong_with_compressed_bytes_is_named_and_what_is_only_unusual_i
     };
     let corrupt = |fault| Some(("CacheCorrupt", fault));
     let skippable = |length: u32| [&[0x50, 0x2a, 0x4d, 0x18][..], &length.to_le_bytes()].concat();
-    let cases = [
+    vec![
         spoiled("good", Xz, None, Box::new(|good, _| good.to_vec())),
         spoiled(
             "truncated xz",
@@ -343,13 +345,17 @@ async fn what_is_wrong_with_compressed_bytes_is_named_and_what_is_only_unusual_i
             corrupt("Nar("),
             Box::new(|good, _| [good, b"x"].concat()),
         ),
-    ];
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_compressed_bytes_is_named_and_what_is_only_unusual_is_read() {
     for Spoiled {
         name,
         compression,
         file,
         want,
-    } in cases
+    } in spoiled_files()
     {
         let fixture = Fixture::new("packed", 100_000, compression);
         let nar = fixture::nar_of(&fixture.contents);

@@ -172,8 +172,8 @@ fn hold_a_lease_as_told() {
     let Ok(state) = std::env::var(INSTRUCTIONS) else { return };
     let store = NodeStore::open(Path::new(&state)).unwrap();
     let content = LeaseContent {
-        view: None,
         paths: here(&store),
+        ..LeaseContent::default()
     };
     store.lease(&content).unwrap().outlive_exec().unwrap();
     // From here on this process is another program, which knows nothing of leases.

@@ -201,6 +201,10 @@ pub struct FetchArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
+    /// Remove what is not what was signed, unless a program uses it now, so that it is fetched again when it is needed.
+    #[arg(long)]
+    pub repair: bool,
+
     #[command(flatten)]
     pub state: StateArgs,
 }

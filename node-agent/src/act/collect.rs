@@ -15,7 +15,7 @@ pub fn collect(store: &NodeStore, decide: impl FnOnce(&StoreState) -> CollectPla
     let layout = store.layout();
     let exclusive = store.exclusively()?;
     let plan = decide(&store.state()?);
-    if plan.remove.is_empty() && plan.remove_views.is_empty() {
+    if plan.remove.is_empty() && plan.remove_views.is_empty() && plan.remove_bridges.is_empty() {
         return Ok(plan);
     }
     let trash = store.trash_folder()?;
@@ -30,6 +30,9 @@ pub fn collect(store: &NodeStore, decide: impl FnOnce(&StoreState) -> CollectPla
     }
     for digest in &plan.remove_views {
         trash.take(&layout.view(digest))?;
+    }
+    for id in &plan.remove_bridges {
+        trash.take(&layout.bridge(id))?;
     }
     drop(exclusive);
     trash.empty()?;

@@ -60,6 +60,11 @@ fn text(answer: &Answer) -> String {
         .map(|path| format!("{verb} {path}\n"))
         .collect();
     let plan = &answer.plan;
+    text.extend(
+        plan.remove_bridges
+            .iter()
+            .map(|id| format!("{verb} the copied libraries of driver {id}\n")),
+    );
     text += &format!(
         "{verb} {} store paths, {} bytes; {} stay\n",
         plan.remove.len(),

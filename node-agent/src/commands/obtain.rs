@@ -114,7 +114,10 @@ impl<'a> Supply<'a> {
             .collect();
         let lease = self
             .store
-            .lease(&LeaseContent { view: None, paths })
+            .lease(&LeaseContent {
+                paths,
+                ..LeaseContent::default()
+            })
             .map_err(|source| self.store_error(source))?;
         let plan = self.plan(&closure, now)?;
         let (fetched, downloaded) = self.fetch(&plan, &closure).await?;

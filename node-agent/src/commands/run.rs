@@ -161,14 +161,23 @@ impl Prepared {
             selection: Box::new(selection.clone()),
         })?;
         let searched = args.driver_root.as_deref().unwrap_or(Path::new("/"));
-        let bridge = install_bridge(&store, searched, (files, version), &selection)?;
-        let view = plan_view(&environment, &selection, &obtained, (version, cuda), &bridge, args.view)?;
+        let bridge = Bridge::plan(&store, (files, version), &selection)?;
+        let view = plan_view(
+            &environment,
+            &selection,
+            &obtained,
+            (version, cuda),
+            &bridge.plan,
+            args.view,
+        )?;
         let content = LeaseContent {
             view: Some(view.digest.clone()),
+            bridge: Some(bridge.plan.id.clone()),
             paths: view.paths.clone(),
         };
         let lease = store.lease(&content).map_err(|source| RunError::Lease { source })?;
         obtained.lease.end().map_err(|source| RunError::Lease { source })?;
+        bridge.install(&store, searched, &files.root)?;
         view::build(&view, &store, now).map_err(|source| RunError::Mount { source })?;
         let report = Report {
             driver: version,
@@ -201,41 +210,53 @@ impl Prepared {
     }
 }
 
-/// The bridge that the selection needs, built if it was not there.
-fn install_bridge(
-    store: &NodeStore,
-    searched: &Path,
-    (files, version): (&DriverFiles, &DriverVersion),
-    selection: &Selection,
-) -> Result<BridgePlan, RunError> {
-    let chosen = selection.selected.values();
-    let paths: BTreeSet<_> = chosen.filter_map(|selected| selected.forward_compat.as_ref()).collect();
-    let compats = paths.into_iter().map(|path| {
-        let home = store.layout().files(path);
-        let files = driver::compat_files(&home).map_err(|source| RunError::Compat {
-            path: path.clone(),
-            source,
-        })?;
-        Ok::<_, RunError>((home, files))
-    });
-    // Packages may bring different ones along; a program can load one libcuda, and the newest serves them all.
-    let compats = compats.collect::<Result<Vec<_>, _>>()?;
-    let compat = compats.into_iter().max_by(|(_, a), (_, b)| a.version.cmp(&b.version));
-    let plan =
-        bridge::plan(files, version, compat.as_ref().map(|(_, files)| files)).map_err(|source| RunError::Bridge {
+/// The bridge that the selection needs.
+struct Bridge {
+    plan: BridgePlan,
+    /// Where the files of the forward-compatibility libraries are, where it takes some.
+    compat: Option<PathBuf>,
+}
+
+impl Bridge {
+    fn plan(
+        store: &NodeStore,
+        (files, version): (&DriverFiles, &DriverVersion),
+        selection: &Selection,
+    ) -> Result<Self, RunError> {
+        let chosen = selection.selected.values();
+        let paths: BTreeSet<_> = chosen.filter_map(|selected| selected.forward_compat.as_ref()).collect();
+        let compats = paths.into_iter().map(|path| {
+            let home = store.layout().files(path);
+            let files = driver::compat_files(&home).map_err(|source| RunError::Compat {
+                path: path.clone(),
+                source,
+            })?;
+            Ok::<_, RunError>((home, files))
+        });
+        // Packages may bring different ones along; a program can load one libcuda, and the newest serves them all.
+        let compats = compats.collect::<Result<Vec<_>, _>>()?;
+        let compat = compats.into_iter().max_by(|(_, a), (_, b)| a.version.cmp(&b.version));
+        let (compat, compat_files) = compat.unzip();
+        let plan = bridge::plan(files, version, compat_files.as_ref()).map_err(|source| RunError::Bridge {
             path: files.directory.clone(),
             source,
         })?;
-    for warning in &plan.warnings {
-        tracing::warn!(%warning);
+        for warning in &plan.warnings {
+            tracing::warn!(%warning);
+        }
+        Ok(Self { plan, compat })
     }
-    let origin = Origin {
-        searched,
-        driver_root: &files.root,
-        compat: compat.as_ref().map(|(home, _)| home.as_path()),
-    };
-    install::bridge(store, &plan, origin).map_err(|source| RunError::Install { source })?;
-    Ok(plan)
+
+    /// Builds it, if it is not there. Hold a lease on it.
+    fn install(&self, store: &NodeStore, searched: &Path, driver_root: &Path) -> Result<(), RunError> {
+        let origin = Origin {
+            searched,
+            driver_root,
+            compat: self.compat.as_deref(),
+        };
+        install::bridge(store, &self.plan, origin).map_err(|source| RunError::Install { source })?;
+        Ok(())
+    }
 }
 
 fn plan_view(

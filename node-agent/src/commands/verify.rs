@@ -1,15 +1,20 @@
-//! `verify`: every layer of a node store against what was signed.
+//! `verify`: every layer of a node store against what was signed, and the removal of what is not.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use crds::domain::store_path::StorePath;
 use serde::Serialize;
 
 use super::{answer, obtain};
 use crate::{
-    act::verify::{self, Verified},
+    act::{
+        collect,
+        verify::{self, Verified},
+    },
     args::{Output, VerifyArgs},
+    plan::collect as planning,
     report::failure::{Body, Failure, Reason, chain},
+    store::NodeStore,
 };
 
 #[derive(Debug, Serialize)]
@@ -21,6 +26,8 @@ struct Answer {
     corrupt: Vec<Corrupt>,
     bad_records: Vec<String>,
     extra: Vec<String>,
+    /// With --repair: what was removed, to be fetched again.
+    removed: Vec<StorePath>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Body>,
 }
@@ -35,17 +42,29 @@ struct Corrupt {
 pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<u8, Failure> {
     let store = obtain::open_store(&args.state.state)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let verified =
-        verify::verify(&store, threads, &|_| ()).map_err(|error| Failure::new(Reason::StoreFailed, 1, error))?;
-    let good = verified.is_good();
-    answer(output, &describe(verified), text)?;
+    let failed = |error| Failure::new(Reason::StoreFailed, 1, error);
+    let verified = verify::verify(&store, threads, &|_| ()).map_err(failed)?;
+    let removed = if args.repair {
+        discard(&store, &verified).map_err(failed)?
+    } else {
+        Vec::new()
+    };
+    let value = describe(verified, removed);
+    let good = value.error.is_none();
+    answer(output, &value, text)?;
     Ok(u8::from(!good))
 }
 
-fn describe(verified: Verified) -> Answer {
-    let good = verified.is_good();
+/// Removes what is damaged and unused; says what.
+fn discard(store: &NodeStore, verified: &Verified) -> Result<Vec<StorePath>, crate::store::StoreError> {
+    let corrupt = verified.corrupt.iter().map(|corrupt| &corrupt.path);
+    let damaged: BTreeSet<_> = corrupt.chain(&verified.missing).cloned().collect();
+    Ok(collect::collect(store, |state| planning::discard(state, &damaged))?.remove)
+}
+
+fn describe(verified: Verified, removed: Vec<StorePath>) -> Answer {
     let Verified {
-        good: count,
+        good,
         bytes,
         missing,
         corrupt,
@@ -53,21 +72,26 @@ fn describe(verified: Verified) -> Answer {
         extra,
     } = verified;
     let wrong = missing.len() + corrupt.len() + bad_records.len() + extra.len();
-    let error = (!good).then(|| Body {
+    let left = wrong - removed.len();
+    let error = (left > 0).then(|| Body {
         reason: Reason::StoreCorrupt,
-        message: format!("{wrong} of {} store paths are not what was signed; remove the node store's folder of each and fetch it again", count + wrong),
+        message: format!(
+            "{left} of {} store paths are not what was signed; `verify --repair` removes those that no program uses, and they are fetched again when needed",
+            good + wrong
+        ),
     });
     let corrupt = corrupt.into_iter().map(|one| Corrupt {
         store_path: one.path,
         why: chain(&one.fault),
     });
     Answer {
-        good: count,
+        good,
         bytes,
         missing,
         corrupt: corrupt.collect(),
         bad_records: bad_records.iter().map(|error| chain(error)).collect(),
         extra,
+        removed,
         error,
     }
 }
@@ -80,10 +104,14 @@ fn text(answer: &Answer) -> String {
     text.extend(answer.missing.iter().map(|path| format!("missing: {path}\n")));
     text.extend(answer.bad_records.iter().map(|why| format!("bad record: {why}\n")));
     text.extend(answer.extra.iter().map(|hash| format!("no record: {hash}\n")));
+    text.extend(answer.removed.iter().map(|path| format!("removed: {path}\n")));
     let _ = writeln!(
         text,
         "{} store paths are what was signed ({} bytes)",
         answer.good, answer.bytes
     );
+    if let Some(error) = &answer.error {
+        let _ = writeln!(text, "{}", error.message);
+    }
     text
 }

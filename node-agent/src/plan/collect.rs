@@ -10,8 +10,8 @@ use crds::domain::store_path::StorePath;
 use serde::Serialize;
 
 use crate::snapshot::{
-    store::{Layer, StoreState},
-    view::ViewDigest,
+    store::{BuiltView, Layer, StoreState},
+    view::{BridgeId, ViewDigest},
 };
 
 /// When to collect, and how far.
@@ -60,6 +60,8 @@ pub struct CollectPlan {
     pub remove: Vec<StorePath>,
     /// Views to remove: nothing uses them, and building one again costs little.
     pub remove_views: Vec<ViewDigest>,
+    /// Driver bridges to remove: no view that stays has them, and the driver's files can be copied again.
+    pub remove_bridges: Vec<BridgeId>,
     /// Sum of the removed layers, in bytes.
     pub freed_bytes: u64,
     /// Sum of the remaining layers, in bytes.
@@ -84,6 +86,15 @@ pub fn plan(state: &StoreState, policy: &CollectPolicy, now: SystemTime) -> Coll
         .filter(|v| !v.in_use && !young(v.last_used))
         .map(|v| v.digest.clone())
         .collect();
+    let stays = |view: &&BuiltView| !plan.remove_views.contains(&view.digest);
+    let bridges_in_use: BTreeSet<_> = state
+        .views
+        .iter()
+        .filter(stays)
+        .filter_map(|v| v.bridge.as_ref())
+        .collect();
+    let unused = |id: &&BridgeId| !bridges_in_use.contains(id) && !state.leased_bridges.contains(*id);
+    plan.remove_bridges = state.bridges.iter().filter(unused).cloned().collect();
     let wanted = plan.used_bytes > policy.high;
     let mut layers: Vec<&Layer> = state.layers.iter().collect();
     layers.sort_unstable_by(|a, b| (a.last_used, &a.path).cmp(&(b.last_used, &b.path)));
@@ -110,6 +121,29 @@ pub fn plan(state: &StoreState, policy: &CollectPolicy, now: SystemTime) -> Coll
     plan
 }
 
+/// Plans the removal of store paths that turned out to be damaged: those that nothing uses now, with every view that has one
+/// of them. A plain view of a damaged path is as damaged as the path.
+pub fn discard(state: &StoreState, damaged: &BTreeSet<StorePath>) -> CollectPlan {
+    let in_use = state.in_use();
+    let (kept, remove): (Vec<_>, Vec<_>) = damaged.iter().cloned().partition(|path| in_use.contains(path));
+    let affected = |view: &&BuiltView| !view.in_use && view.paths.iter().any(|path| remove.contains(path));
+    CollectPlan {
+        remove_views: state
+            .views
+            .iter()
+            .filter(affected)
+            .map(|view| view.digest.clone())
+            .collect(),
+        kept: if kept.is_empty() {
+            BTreeMap::new()
+        } else {
+            [(Kept::InUse, kept.len())].into()
+        },
+        remove,
+        ..CollectPlan::default()
+    }
+}
+
 /// Bytes that a collection with no watermark could free: what "InsufficientDisk" calls freeable.
 pub fn freeable(state: &StoreState, policy: &CollectPolicy, now: SystemTime) -> u64 {
     let everything = CollectPolicy {
@@ -125,7 +159,6 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::snapshot::store::BuiltView;
 
     fn path(letter: char) -> StorePath {
         let hash: String = std::iter::repeat_n(letter, 32).collect();
@@ -186,6 +219,7 @@ mod tests {
         let view = |in_use| BuiltView {
             digest: digest.clone(),
             paths: [path('b')].into(),
+            bridge: None,
             last_used: at(1),
             in_use,
         };
@@ -207,6 +241,49 @@ mod tests {
         assert_eq!(gone.remove, [path('a'), path('b'), path('d')]);
         assert_eq!(gone.remove_views, std::slice::from_ref(&digest));
         assert_eq!((gone.freed_bytes, gone.used_bytes, gone.short_by), (300, 100, 100));
+    }
+
+    #[test]
+    fn a_bridge_stays_with_the_last_view_or_lease_that_has_it() {
+        let id = |text: &str| text.parse::<BridgeId>().unwrap();
+        let mut state = state();
+        state.bridges = [id("535.a"), id("550.b"), id("570.c")].into();
+        state.leased_bridges = [id("570.c")].into();
+        let view = |in_use| BuiltView {
+            digest: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+            paths: [path('b')].into(),
+            bridge: Some(id("535.a")),
+            last_used: at(1),
+            in_use,
+        };
+        state.views = vec![view(true)];
+        assert_eq!(plan(&state, &policy(0, 0), at(100)).remove_bridges, [id("550.b")]);
+        state.views = vec![view(false)];
+        assert_eq!(
+            plan(&state, &policy(0, 0), at(100)).remove_bridges,
+            [id("535.a"), id("550.b")]
+        );
+        assert_eq!(
+            plan(&state, &policy(0, 0), at(3)).remove_bridges,
+            [id("550.b")],
+            "the view is young"
+        );
+    }
+
+    #[test]
+    fn damaged_paths_go_with_their_views_unless_something_uses_them() {
+        let mut state = state();
+        state.leased.insert(path('a'));
+        state.views = vec![BuiltView {
+            digest: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+            paths: [path('b'), path('c')].into(),
+            bridge: None,
+            last_used: at(1),
+            in_use: false,
+        }];
+        let plan = discard(&state, &[path('a'), path('b')].into());
+        assert_eq!((plan.remove, plan.remove_views.len()), (vec![path('b')], 1));
+        assert_eq!(plan.kept, BTreeMap::from([(Kept::InUse, 1)]));
     }
 
     #[test]

@@ -71,6 +71,14 @@ impl ViewPlan {
     pub fn layers(&self) -> impl Iterator<Item = &ViewLayer> {
         self.groups.iter().flatten()
     }
+
+    /// The driver bridge among them.
+    pub fn bridge(&self) -> Option<&BridgeId> {
+        self.layers().find_map(|layer| match layer {
+            ViewLayer::Bridge(id) => Some(id),
+            ViewLayer::Face | ViewLayer::Path(_) => None,
+        })
+    }
 }
 
 /// Plans the view that `request` asks for.

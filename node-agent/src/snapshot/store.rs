@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::SystemTime};
 
 use crds::domain::store_path::StorePath;
 
-use super::view::ViewDigest;
+use super::view::{BridgeId, ViewDigest};
 
 /// One complete, verified store path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct BuiltView {
     pub digest: ViewDigest,
     /// The store paths it holds.
     pub paths: BTreeSet<StorePath>,
+    /// The driver bridge it holds.
+    pub bridge: Option<BridgeId>,
     /// When it was last mounted.
     pub last_used: SystemTime,
     /// Whether it is mounted, published or leased now.
@@ -38,8 +40,12 @@ pub struct StoreState {
     pub layers: Vec<Layer>,
     /// Every view.
     pub views: Vec<BuiltView>,
+    /// Every driver bridge.
+    pub bridges: BTreeSet<BridgeId>,
     /// Store paths of live leases.
     pub leased: BTreeSet<StorePath>,
+    /// Driver bridges of live leases.
+    pub leased_bridges: BTreeSet<BridgeId>,
 }
 
 impl StoreState {

@@ -14,13 +14,16 @@ use rustix::io::FdFlags;
 use serde::{Deserialize, Serialize};
 
 use super::{NodeStore, StoreError, list, lock};
-use crate::snapshot::view::ViewDigest;
+use crate::snapshot::view::{BridgeId, ViewDigest};
 
 /// What a lease keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LeaseContent {
     /// The view in use, where one is.
     pub view: Option<ViewDigest>,
+    /// The driver bridge in use, there already or being built.
+    #[serde(default)]
+    pub bridge: Option<BridgeId>,
     /// Store paths that must stay, fetched already or being fetched.
     pub paths: BTreeSet<StorePath>,
 }

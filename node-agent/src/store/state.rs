@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{NodeStore, StoreError, list, mounts};
 use crate::snapshot::{
     store::{BuiltView, Layer, StoreState},
-    view::{ViewDigest, ViewKind},
+    view::{BridgeId, ViewDigest, ViewKind},
 };
 
 /// The file `views/<digest>/view.json`: what a view holds, so that nothing of it is collected under its mount.
@@ -23,6 +23,9 @@ use crate::snapshot::{
 pub(crate) struct ViewRecord {
     /// Every store path of the view.
     pub(crate) paths: BTreeSet<StorePath>,
+    /// The driver bridge of the view.
+    #[serde(default)]
+    pub(crate) bridge: Option<BridgeId>,
 }
 
 /// The part of `volumes/<id>.json` that collection reads: which view is published there.
@@ -46,11 +49,15 @@ impl NodeStore {
         let leases = self.live_leases()?;
         let mut used_views: BTreeSet<ViewDigest> = leases.iter().filter_map(|lease| lease.view.clone()).collect();
         used_views.extend(self.published_views()?);
+        let leased_bridges = leases.iter().filter_map(|lease| lease.bridge.clone()).collect();
         let leased = leases.into_iter().flat_map(|lease| lease.paths).collect();
+        let bridges = list(&self.layout().drivers())?;
         Ok(StoreState {
             layers,
             views: self.built_views(&used_views)?,
+            bridges: bridges.iter().filter_map(|name| name.parse().ok()).collect(),
             leased,
+            leased_bridges,
         })
     }
 
@@ -65,13 +72,14 @@ impl NodeStore {
                 .map(|kind| mounts::mounted_at(&table, &self.layout().view_mount(&digest, kind)).is_some());
             let file = self.layout().view_record(&digest);
             // A view without its list was never mounted: the list is durable before the mount is made.
-            let paths = read_json::<ViewRecord>(&file)?
-                .map(|record| record.paths)
+            let (paths, bridge) = read_json::<ViewRecord>(&file)?
+                .map(|record| (record.paths, record.bridge))
                 .unwrap_or_default();
             let in_use = mounted.contains(&true) || used.contains(&digest);
             views.push(BuiltView {
                 digest,
                 paths,
+                bridge,
                 last_used: modified(&file),
                 in_use,
             });

@@ -103,6 +103,7 @@ fn stage_base(staged: &Path, plan: &ViewPlan, store: &NodeStore) -> Result<(), V
     stage_face(&face, plan)?;
     let record = serde_json::to_vec(&ViewRecord {
         paths: plan.paths.clone(),
+        bridge: plan.bridge().cloned(),
     })
     .map_err(|source| StoreError::BadList {
         path: layout.view_record(digest),

@@ -80,6 +80,13 @@ fn a_fetched_closure_verifies_and_a_changed_byte_is_found() {
         !said.contains(&closure.programs),
         "only the damaged path is named: {verified:?}"
     );
+
+    let repaired = agent(&["verify", "--repair", "--state", &state]);
+    assert_eq!(repaired.code, 0, "{repaired:?}");
+    assert!(!layer(&state, &closure.runtime).exists(), "the damaged path stays");
+    assert_eq!(fetch(&stage, &state, &closure.environment).code, 0);
+    assert_eq!(agent(&["verify", "--state", &state]).code, 0);
+    assert!(layer(&state, &closure.runtime).is_dir());
 }
 
 #[test]

@@ -26,7 +26,6 @@ pub struct Closure {
 
 /// Why a closure is not known.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ClosureError {
     #[error("{path} cannot be had{}", wanted_by(referrer.as_ref()))]
     Path {

@@ -23,7 +23,6 @@ pub struct Attempt {
 
 /// Why a store path could not be substituted. `asked` has every attempt, in order.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum SubstituteError {
     #[error("{path} is in none of the caches: {}", list(asked))]
     NotInAnyCache { path: StorePath, asked: Vec<Attempt> },

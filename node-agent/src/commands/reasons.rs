@@ -27,10 +27,14 @@ impl From<ObtainError> for Failure {
 
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
-        let code = match &error {
-            RunError::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 127,
-            RunError::Exec { .. } => 126,
-            _ => RUN_FAILED,
+        let code = if let RunError::Exec { source, .. } = &error {
+            if source.kind() == std::io::ErrorKind::NotFound {
+                127
+            } else {
+                126
+            }
+        } else {
+            RUN_FAILED
         };
         Self::new(of_run(&error), code, error)
     }
@@ -58,7 +62,9 @@ fn of_obtain(error: &ObtainError) -> Reason {
             source: ClosureError::Path { source, .. },
         } => of_substitute(source),
         // Larger than any closure that is meant to be mounted.
-        ObtainError::Closure { .. } => Reason::BadRequest,
+        ObtainError::Closure {
+            source: ClosureError::TooLarge { .. },
+        } => Reason::BadRequest,
         ObtainError::Refused { source } => of_refusal(source),
         ObtainError::Fetch { source } => match source {
             FetchError::Store(_) | FetchError::TaskDied { .. } | FetchError::OutsideClosure { .. } => {
@@ -84,8 +90,7 @@ fn of_substitute(error: &SubstituteError) -> Reason {
         SubstituteError::SignatureUntrusted { .. } => Reason::SignatureUntrusted,
         SubstituteError::HashMismatch { .. } | SubstituteError::CacheCorrupt { .. } => Reason::HashMismatch,
         SubstituteError::CacheUnreachable { .. } | SubstituteError::CacheHostile { .. } => Reason::CacheUnreachable,
-        // The crate's error may grow; what this machine failed at is a matter of its store.
-        _ => Reason::StoreFailed,
+        SubstituteError::Local { .. } => Reason::StoreFailed,
     }
 }
 

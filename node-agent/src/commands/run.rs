@@ -292,6 +292,7 @@ fn plan_view(
             .collect(),
         bridge: Some(bridge.id.clone()),
         cudaenv_json: document::cudaenv_json(facts).map_err(|source| RunError::Document { source })?,
+        // The program runs in its user's own SELinux domain, not in a container's.
         selinux_label: None,
     };
     crate::plan::view::plan(request).map_err(|source| RunError::View { source })

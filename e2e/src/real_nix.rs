@@ -146,6 +146,13 @@ impl RealNix {
         copy
     }
 
+    /// Adds a source tree to the private store below `root`; gives the store path that Nix computed.
+    pub fn add(&self, root: &Path, tree: &Path) -> Result<String> {
+        let mut add = self.command("nix-store");
+        add.args(["--store", &store_url(root), "--add"]).arg(tree);
+        Ok(finished(&mut add)?.trim().to_owned())
+    }
+
     /// Lets Nix hash every path of the private store below `root` again.
     pub fn verify(&self, root: &Path) -> Result<Ended> {
         ended(

@@ -1,6 +1,8 @@
 //! The private root of `run`, entered for real: what the program sees, and what the host does not.
 //! Each test uses up its thread, which stays in the namespace; nothing outlives it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::{fs, path::Path, process::Command};
 
 use node_agent::{act::enter, observe::host_root::host_root, plan::root};

@@ -3,6 +3,8 @@
 
 pub mod closure;
 pub mod cluster;
+pub mod demo_table;
+pub mod device_files;
 pub mod documents;
 pub mod layout;
 pub mod made_up;

@@ -68,6 +68,11 @@ const DRIVERS: [(&str, &str, &str, &str); 6] = [
 
 const TOOLKITS: [&str; 5] = ["11.8.89", "12.2.140", "12.4.127", "12.8.90", "13.0.96"];
 
+/// Version and CUDA release of every driver that can be had at all, oldest first.
+pub fn known_drivers() -> impl Iterator<Item = (&'static str, &'static str)> {
+    DRIVERS.iter().map(|row| (row.0, row.1))
+}
+
 /// The real drivers that could be had, oldest first.
 pub fn available_drivers() -> Result<Vec<Driver>> {
     script("drivers.sh", &[])?;

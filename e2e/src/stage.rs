@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::closure::{self, Closure};
+use crate::device_files::DeviceFiles;
 use crate::layout::Layout;
 use crate::parts::{Driver, Toolkit};
 use crate::real_nix::RealNix;
@@ -30,11 +31,14 @@ pub struct Stage {
     /// One closure for each runtime, in the order asked for.
     pub closures: Vec<Closure>,
     work: TempDir,
+    /// What runs on a stage are real CUDA runtimes: the device files that they leave in `/dev` go with it.
+    _devices: DeviceFiles,
 }
 
 impl Stage {
     /// Lays out the closures of the runtimes, lets `more` add store paths, and has real Nix publish all of it.
     pub fn new(toolkits: &[Toolkit], more: impl FnOnce(&mut Layout, &[Closure]) -> Result<()>) -> Result<Self> {
+        let devices = DeviceFiles::watch();
         let work = tempfile::Builder::new().prefix("cudaenv-stage-").tempdir()?;
         let mut layout = Layout::new(&work.path().join("laid-out"))?;
         let closures: Vec<_> = toolkits
@@ -56,6 +60,7 @@ impl Stage {
             layout,
             closures,
             work,
+            _devices: devices,
         })
     }
 

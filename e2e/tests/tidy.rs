@@ -10,6 +10,8 @@ use std::{
     process::Command,
 };
 
+use e2e::{demo_table, parts};
+
 /// Lines of a file, its tests not counted.
 const LINES_WITHOUT_TESTS: usize = 400;
 /// Lines of a file in all.
@@ -284,4 +286,37 @@ fn every_licence_goes_with_apache() {
         .filter(|(_, licence)| !allowed(licence))
         .map(|(name, licence)| format!("{name}: {licence}"));
     assert_none("licences that are not on the list", wrong.collect());
+}
+
+#[test]
+fn the_readme_shows_the_table_of_the_demo() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, marked) = readme.split_once("<!-- demo -->\n").unwrap();
+    let (shown, _) = marked.split_once("<!-- /demo -->\n").unwrap();
+    assert!(
+        shown.contains(&format!("\n{}\n|---|", demo_table::HEADER)) && shown.contains(demo_table::LEGEND),
+        "README.md has other columns or another legend than the demo prints:\n{shown}"
+    );
+    let cells = |line: &str| -> Vec<String> {
+        line.split(" | ")
+            .map(|cell| cell.trim_matches(['|', ' ']).to_owned())
+            .collect()
+    };
+    let columns = cells(demo_table::HEADER).len();
+    let table = shown.lines().filter(|line| line.starts_with("| "));
+    let rows: Vec<Vec<String>> = table.skip(1).map(cells).collect();
+    let shapes: Vec<_> = rows
+        .iter()
+        .map(|row| (row[0].as_str(), row[1].as_str(), row.len()))
+        .collect();
+    let wanted: Vec<_> = parts::known_drivers()
+        .map(|(driver, cuda)| (driver, cuda, columns))
+        .collect();
+    assert_eq!(shapes, wanted, "one row for each driver, in order");
+    for row in &rows {
+        assert!(row[2].contains(" / "), "a variant of each package: {row:?}");
+        assert!(["native", "minor-version-compat"].contains(&row[3].as_str()), "{row:?}");
+        assert!(row[7].split(", ").all(|answer| answer.ends_with(": 100")), "{row:?}");
+        assert!(row[8].ends_with(" → 35"), "{row:?}");
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::closure::{self, Closure};
+use e2e::demo_table::{self, Row};
 use e2e::layout::Layout;
 use e2e::parts::{Driver, Toolkit};
 use e2e::programs::{Ended, ended};
@@ -20,19 +21,6 @@ use serde_json::Value;
 const VARIANTS: [&str; 4] = ["11.8", "12.4", "12.8", "13.0"];
 const GPU: &str = "8.0 (A100)";
 const ASK_ALL: &str = "exec /run/cudaenv/packages/cuda/bin/count /run/cudaenv/packages/*/lib/libcudart.so.*";
-
-/// What happened on one node.
-struct Row {
-    driver: String,
-    cuda: String,
-    chosen: String,
-    mode: String,
-    others: String,
-    fetched: String,
-    seconds: f64,
-    answers: String,
-    forced: String,
-}
 
 fn main() -> ExitCode {
     match demonstrate() {
@@ -71,7 +59,7 @@ fn demonstrate() -> Result<()> {
             Err(error) => wrong.push(format!("driver {}: {error:#}", driver.version)),
         }
     }
-    say(&table(&rows));
+    say(&format!("\n{}", demo_table::render(&rows)));
     say(&format!(
         "\n{} nodes in {:.1} s, with a GPU {GPU} declared and none there.",
         rows.len(),
@@ -302,31 +290,6 @@ fn explain(driver: &Driver, report: &Value, variant: &str, mode: &str) {
             text(&outranked["mode"])
         ));
     }
-}
-
-fn table(rows: &[Row]) -> String {
-    let mut lines = vec![
-        "\n| driver | CUDA | chosen: cuda / jpeg | mode of cuda | why not the others | fetched | time | `cudaGetDeviceCount` in the view | forced |".to_owned(),
-        "|---|---|---|---|---|---|---|---|---|".to_owned(),
-    ];
-    lines.extend(rows.iter().map(|row| {
-        let Row {
-            driver,
-            cuda,
-            chosen,
-            mode,
-            others,
-            fetched,
-            seconds,
-            answers,
-            forced,
-        } = row;
-        format!(
-            "| {driver} | {cuda} | {chosen} | {mode} | {others} | {fetched} | {seconds:.2} s | {answers} | {forced} |"
-        )
-    }));
-    lines.push("\n100: the driver fits, there is no GPU. 35: the driver is too old for this runtime.".to_owned());
-    lines.join("\n")
 }
 
 /// A string as it is, anything else as JSON.

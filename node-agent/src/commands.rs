@@ -36,12 +36,20 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         log: _,
     } = args;
     match command {
-        Command::Run(args) => run::run(&args, output),
+        Command::Run(args) => run::run(&args, output).map_err(before_the_program),
         Command::Fetch(args) => fetch::run(&args, output),
         Command::Verify(args) => verify::run(&args, output),
         Command::Gc(args) => collect::run(&args, output),
         Command::Detect(args) => detect::run(&args, output),
         Command::Scan(args) => scan::run(&args, output),
+    }
+}
+
+/// `run` keeps small exit codes for its program.
+fn before_the_program(failure: Failure) -> Failure {
+    match failure.exit_code() {
+        126 | 127 => failure,
+        _ => failure.with_exit_code(RUN_FAILED),
     }
 }
 

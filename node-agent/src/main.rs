@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::{Parser, error::ErrorKind};
 use node_agent::{
-    args::{Args, Output},
+    args::{Args, Command, Output},
     commands,
     report::failure::{Failure, Reason},
     telemetry,
@@ -16,8 +16,13 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let output = args.output;
+    let bad_log = if matches!(args.command, Command::Run(_)) {
+        commands::RUN_FAILED
+    } else {
+        2
+    };
     let done = telemetry::start(&args.log, output)
-        .map_err(|error| Failure::new(Reason::BadRequest, 2, error))
+        .map_err(|error| Failure::new(Reason::BadRequest, bad_log, error))
         .and_then(|()| commands::run(args));
     match done {
         Ok(code) => ExitCode::from(code),
@@ -41,23 +46,31 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).take_while(|word| word != "--").collect();
     let json = words.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json")
         || words.iter().any(|word| word == "--output=json");
-    // `run` keeps small numbers for its program.
-    let code = if words.first().is_some_and(|word| word == "run") {
+    if help || !json {
+        // Where nobody can be told, the exit code still tells.
+        let _ = error.print();
+    }
+    if help {
+        return ExitCode::SUCCESS;
+    }
+    // `run` keeps small numbers for its program. Options that stand before a command's name take no value that is called `run`.
+    let code = if words.iter().any(|word| word == "run") {
         commands::RUN_FAILED
     } else {
         2
     };
-    if help || !json {
-        let _ = error.print();
-        return ExitCode::from(if help { 0 } else { code });
+    if !json {
+        return ExitCode::from(code);
     }
-    let message = error.render().to_string();
     print(
-        &Failure::new(
-            Reason::BadRequest,
-            code,
-            message.trim().trim_start_matches("error: ").to_owned(),
-        ),
+        &Failure::new(Reason::BadRequest, code, first_paragraph(&error.render().to_string())),
         Output::Json,
     )
+}
+
+/// What is wrong, in one line, without the usage that clap adds for people.
+fn first_paragraph(rendered: &str) -> String {
+    let lines = rendered.trim().trim_start_matches("error: ").lines().map(str::trim);
+    let wanted = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    wanted.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }

@@ -59,6 +59,8 @@ pub enum StoreError {
     WritableByOthers { path: PathBuf, mode: u32 },
     #[error("{} is not a folder", path.display())]
     NotAFolder { path: PathBuf },
+    #[error("{} is no node store", path.display())]
+    NoStore { path: PathBuf, source: io::Error },
     #[error("the record {} says nothing that can be trusted", path.display())]
     BadRecord { path: PathBuf, source: RecordError },
     #[error("the list {} cannot be understood", path.display())]
@@ -102,6 +104,24 @@ impl NodeStore {
             own_folder(&folder, mode)?;
         }
         store.sweep()?;
+        Ok(store)
+    }
+
+    /// Opens the store below `state` only if there is one: a mistyped name makes no empty store. Nothing is swept.
+    ///
+    /// # Errors
+    /// A folder that is not there, or is no node store of this user.
+    pub fn existing(state: &Path) -> Result<Self, StoreError> {
+        let open = |source| StoreError::Open {
+            path: state.to_owned(),
+            source,
+        };
+        let store = Self::at(&fs::canonicalize(state).map_err(open)?);
+        fs::metadata(store.layout.meta()).map_err(|source| StoreError::NoStore {
+            path: state.to_owned(),
+            source,
+        })?;
+        own_folder(state, 0o755)?;
         Ok(store)
     }
 

@@ -25,7 +25,7 @@ struct Answer {
 
 #[expect(clippy::disallowed_methods, reason = "a command's shell reads the clock, for ages")]
 pub(super) fn run(args: &GcArgs, output: Output) -> Result<u8, Failure> {
-    let store = obtain::open_store(&args.state.state)?;
+    let store = obtain::existing_store(&args.state.state)?;
     let policy = CollectPolicy {
         high: args.keep,
         low: args.keep,

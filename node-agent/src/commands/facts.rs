@@ -3,16 +3,17 @@
 use std::path::Path;
 
 use crds::domain::{
-    node::{Gpu, NodeFacts},
+    node::{DriverState, Gpu, NodeFacts},
     store_path::System,
 };
 use serde::Serialize;
 
+use super::inputs::{self, InputError};
 use crate::{
     args::{KernelModule, NodeArgs},
     observe::{
         driver::{self, KernelSource},
-        gpus,
+        gpus::{self, Facts},
     },
     report::failure::{Failure, Reason, chain},
     snapshot::driver::{Detection, DriverFiles},
@@ -51,12 +52,22 @@ pub(super) fn kernel_source(said: &KernelModule) -> KernelSource {
 
 /// Observes the node whose files lie below `root`.
 pub(super) fn observe(root: &Path, node: &NodeArgs, kernel: KernelSource) -> Result<Node, Failure> {
+    let said = said(node)?;
+    // A driver that was stated stands for the running kernel's module, where nothing else was said of it.
+    let kernel = match (kernel, said.as_ref().and_then(|facts| facts.driver.as_ref())) {
+        (KernelSource::Observe, Some(stated)) => KernelSource::Given(stated.version.clone()),
+        (kernel, _) => kernel,
+    };
     let options = driver::Options {
         kernel_version: kernel,
         ..driver::Options::default()
     };
     let mut detection = driver::detect(root, &options).map_err(bad_request)?;
-    let (gpus, gpu_source) = gpus_of(root, node, &mut detection)?;
+    let stated_cuda = said.as_ref().and_then(|facts| facts.driver.as_ref()?.cuda);
+    if let (DriverState::Ready { cuda, .. }, Some(stated)) = (&mut detection.state, stated_cuda) {
+        *cuda = stated;
+    }
+    let (gpus, gpu_source) = gpus_of(root, node, said, &mut detection)?;
     let facts = NodeFacts {
         driver: detection.state.clone(),
         gpus,
@@ -69,7 +80,23 @@ pub(super) fn observe(root: &Path, node: &NodeArgs, kernel: KernelSource) -> Res
     })
 }
 
-fn gpus_of(root: &Path, node: &NodeArgs, detection: &mut Detection) -> Result<(Vec<Gpu>, GpuSource), Failure> {
+/// What the facts file says, if there is one.
+fn said(node: &NodeArgs) -> Result<Option<Facts>, Failure> {
+    let Some(path) = &node.facts else { return Ok(None) };
+    let text = inputs::read(path)?;
+    let facts = gpus::parse_facts(&text).map_err(|source| InputError::Facts {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Some(facts))
+}
+
+fn gpus_of(
+    root: &Path,
+    node: &NodeArgs,
+    said: Option<Facts>,
+    detection: &mut Detection,
+) -> Result<(Vec<Gpu>, GpuSource), Failure> {
     if !node.gpus.is_empty() {
         let given = node
             .gpus
@@ -79,16 +106,7 @@ fn gpus_of(root: &Path, node: &NodeArgs, detection: &mut Detection) -> Result<(V
             .map_err(bad_request)?;
         return Ok((gpus::group(given), GpuSource::CommandLine));
     }
-    if let Some(file) = &node.facts {
-        let facts = std::fs::read_to_string(file).map_err(|error| {
-            Failure::new(
-                Reason::BadRequest,
-                2,
-                format!("cannot read {}: {error}", file.display()),
-            )
-        })?;
-        let facts = gpus::parse_facts(&facts)
-            .map_err(|error| Failure::new(Reason::BadRequest, 2, format!("{}: {}", file.display(), chain(&error))))?;
+    if let Some(facts) = said {
         return Ok((gpus::group(facts.gpus), GpuSource::FactsFile));
     }
     let library = detection.driver.as_ref().and_then(|driver| nvml(root, driver));

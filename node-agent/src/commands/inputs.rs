@@ -17,6 +17,8 @@ use crds::{
 };
 use url::Url;
 
+use crate::observe::gpus::FactsError;
+
 /// A file or an argument that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
@@ -47,6 +49,8 @@ pub enum InputError {
     },
     #[error("cache {cache}: public keys")]
     Keys { cache: String, source: KeyRingError },
+    #[error("{}", path.display())]
+    Facts { path: PathBuf, source: FactsError },
     #[error("{}", path.display())]
     Netrc { path: PathBuf, source: CredentialsError },
 }

@@ -211,6 +211,14 @@ pub(super) fn open_store(state: &Path) -> Result<NodeStore, ObtainError> {
     })
 }
 
+/// Opens a node store that must be there already, and sweeps nothing.
+pub(super) fn existing_store(state: &Path) -> Result<NodeStore, ObtainError> {
+    NodeStore::existing(state).map_err(|source| ObtainError::Store {
+        state: state.to_owned(),
+        source,
+    })
+}
+
 /// The threads that the network and the unpacking run on; gone, all of them, when this is dropped.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ObtainError> {
     tokio::runtime::Builder::new_multi_thread()

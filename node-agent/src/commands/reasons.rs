@@ -50,6 +50,7 @@ fn of_input(error: &InputError) -> Reason {
         | InputError::UnknownCache { .. }
         | InputError::Url { .. }
         | InputError::Keys { .. }
+        | InputError::Facts { .. }
         | InputError::Netrc { .. } => Reason::BadRequest,
     }
 }

@@ -1,6 +1,6 @@
 //! `verify`: every layer of a node store against what was signed, and the removal of what is not.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use crds::domain::store_path::StorePath;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::{
     args::{Output, VerifyArgs},
     plan::collect as planning,
     report::failure::{Body, Failure, Reason, chain},
-    store::NodeStore,
+    store::{NodeStore, StoreError},
 };
 
 #[derive(Debug, Serialize)]
@@ -40,29 +40,51 @@ struct Corrupt {
 }
 
 pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<u8, Failure> {
-    let store = obtain::open_store(&args.state.state)?;
+    let store = obtain::existing_store(&args.state.state)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let failed = |error| Failure::new(Reason::StoreFailed, 1, error);
     let verified = verify::verify(&store, threads, &|_| ()).map_err(failed)?;
-    let removed = if args.repair {
-        discard(&store, &verified).map_err(failed)?
+    let repaired = if args.repair {
+        repair(&store, &verified).map_err(failed)?
     } else {
-        Vec::new()
+        Repaired::default()
     };
-    let value = describe(verified, removed);
+    let value = describe(verified, repaired);
     let good = value.error.is_none();
     answer(output, &value, text)?;
     Ok(u8::from(!good))
 }
 
-/// Removes what is damaged and unused; says what.
-fn discard(store: &NodeStore, verified: &Verified) -> Result<Vec<StorePath>, crate::store::StoreError> {
-    let corrupt = verified.corrupt.iter().map(|corrupt| &corrupt.path);
-    let damaged: BTreeSet<_> = corrupt.chain(&verified.missing).cloned().collect();
-    Ok(collect::collect(store, |state| planning::discard(state, &damaged))?.remove)
+/// What --repair removed, to be fetched again.
+#[derive(Debug, Default)]
+struct Repaired {
+    paths: Vec<StorePath>,
+    /// Records and layers that lacked their other half.
+    halves: usize,
 }
 
-fn describe(verified: Verified, removed: Vec<StorePath>) -> Answer {
+/// Removes what is damaged and unused. Halves go by the sweep that every use of the store begins with.
+fn repair(store: &NodeStore, verified: &Verified) -> Result<Repaired, StoreError> {
+    let corrupt = verified.corrupt.iter().map(|corrupt| &corrupt.path);
+    let damaged: BTreeSet<_> = corrupt.chain(&verified.missing).cloned().collect();
+    let paths = collect::collect(store, |state| planning::discard(state, &damaged))?.remove;
+    store.sweep()?;
+    let is_gone = |path: &Path| path.symlink_metadata().is_err();
+    let records = verified.bad_records.iter().filter(|error| {
+        let StoreError::BadRecord { path, .. } = error else {
+            return false;
+        };
+        is_gone(path)
+    });
+    let layers = verified
+        .extra
+        .iter()
+        .filter(|hash| is_gone(&store.layout().store().join(hash)));
+    let halves = records.count() + layers.count();
+    Ok(Repaired { paths, halves })
+}
+
+fn describe(verified: Verified, repaired: Repaired) -> Answer {
     let Verified {
         good,
         bytes,
@@ -72,11 +94,13 @@ fn describe(verified: Verified, removed: Vec<StorePath>) -> Answer {
         extra,
     } = verified;
     let wrong = missing.len() + corrupt.len() + bad_records.len() + extra.len();
-    let left = wrong - removed.len();
+    let left = wrong.saturating_sub(repaired.paths.len() + repaired.halves);
+    let removed = repaired.paths;
     let error = (left > 0).then(|| Body {
         reason: Reason::StoreCorrupt,
         message: format!(
-            "{left} of {} store paths are not what was signed; `verify --repair` removes those that no program uses, and they are fetched again when needed",
+            "{left} of {} store paths are not what was signed; `verify --repair` removes those that no program uses, and they \
+             are fetched again when needed",
             good + wrong
         ),
     });

@@ -41,6 +41,11 @@ impl Failure {
         self.exit_code
     }
 
+    /// The same failure with another exit code.
+    pub fn with_exit_code(self, exit_code: u8) -> Self {
+        Self { exit_code, ..self }
+    }
+
     /// The word for programs.
     pub fn reason(&self) -> Reason {
         self.reason

@@ -43,6 +43,7 @@ pub(super) fn build(plan: &ViewPlan, store: &NodeStore) -> Result<(), ViewError>
         let staged = work.path().join("plain");
         plain::link_layers(plan, store, &staged)?;
         show(&work, &staged, &tree)?;
+        plain::close(&tree)?;
     }
     work.finish()?;
     Ok(())

@@ -29,6 +29,8 @@ struct Level {
     name: CString,
     from: OwnedFd,
     to: OwnedFd,
+    /// What mode and time the folder gets when it is finished: those of the topmost layer that has it.
+    finally: Stat,
     entries: Dir,
 }
 
@@ -39,20 +41,31 @@ pub(super) fn link_layers(plan: &ViewPlan, store: &NodeStore, tree: &Path) -> Re
         source: errno.into(),
     };
     rustix::fs::mkdir(tree, Mode::from_raw_mode(0o755)).map_err(created)?;
-    for layer in plan.layers() {
+    for (index, layer) in plan.layers().enumerate() {
         let root = match layer {
             ViewLayer::Face => store.layout().face(&plan.digest),
             ViewLayer::Bridge(id) => store.layout().bridge(id),
             ViewLayer::Path(path) => store.layout().layer(path),
         };
-        link_tree(&root, tree)?;
+        link_tree(&root, tree, index == 0)?;
     }
+    // Only root moves a folder that it may not write to; `close` comes after the move.
+    rustix::fs::chmod(tree, Mode::from_raw_mode(0o755)).map_err(created)?;
     Ok(())
 }
 
+/// Gives the finished tree, in its place, the mode that an overlay's root has.
+pub(super) fn close(tree: &Path) -> Result<(), ViewError> {
+    rustix::fs::chmod(tree, Mode::from_raw_mode(0o555)).map_err(|errno| ViewError::Create {
+        path: tree.to_owned(),
+        source: errno.into(),
+    })
+}
+
 /// Merges the tree below `from` into `to`. Folders that several layers have are made once.
-fn link_tree(from: &Path, to: &Path) -> Result<(), ViewError> {
-    let mut levels = vec![open_level(c"".to_owned(), (CWD, from), (CWD, to)).map_err(|e| read_error(from, &[], e))?];
+fn link_tree(from: &Path, to: &Path, new: bool) -> Result<(), ViewError> {
+    let top = open_level(c"".to_owned(), (CWD, from), (CWD, to), new).map_err(|e| read_error(from, &[], e))?;
+    let mut levels = vec![top];
     while let Some(level) = levels.last_mut() {
         match next_step(level) {
             Ok(Step::Deeper(deeper)) => levels.push(deeper),
@@ -113,35 +126,46 @@ fn link_entry(level: &Level, name: &std::ffi::CStr, kind: FileType) -> Result<St
         rustix::fs::linkat(&level.from, name, &level.to, name, AtFlags::empty())?;
         return Ok(Step::Linked);
     }
-    match rustix::fs::mkdirat(&level.to, name, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
+    let new = match rustix::fs::mkdirat(&level.to, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
         Err(errno) => return Err(errno),
-    }
-    open_level(name.to_owned(), (level.from.as_fd(), name), (level.to.as_fd(), name)).map(Step::Deeper)
+    };
+    let (from, to) = ((level.from.as_fd(), name), (level.to.as_fd(), name));
+    open_level(name.to_owned(), from, to, new).map(Step::Deeper)
 }
 
-fn open_level<P: rustix::path::Arg>(name: CString, from: (impl AsFd, P), to: (impl AsFd, P)) -> Result<Level, Errno> {
+/// Opens a folder on both sides. One that a layer above finished is made writable again for as long as this one adds to it: the
+/// owner may be anybody, and only root writes where the mode forbids it.
+fn open_level<P: rustix::path::Arg>(
+    name: CString,
+    from: (impl AsFd, P),
+    to: (impl AsFd, P),
+    new: bool,
+) -> Result<Level, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let from = rustix::fs::openat(from.0, from.1, flags, Mode::empty())?;
     let to = rustix::fs::openat(to.0, to.1, flags, Mode::empty())?;
+    let finally = rustix::fs::fstat(if new { &from } else { &to })?;
+    rustix::fs::fchmod(&to, Mode::from_raw_mode(0o755))?;
     let entries = Dir::read_from(&from)?;
     Ok(Level {
         name,
         from,
         to,
+        finally,
         entries,
     })
 }
 
-/// Gives a finished folder the mode and the time of its original. Those that several layers add to are writable by their
-/// owner in each layer (see `commit`), so the next layer can go on.
+/// Gives a finished folder its mode and its time.
 fn settle(level: &Level) -> Result<(), Errno> {
     let Stat {
         st_mode,
         st_mtime,
         st_mtime_nsec,
         ..
-    } = rustix::fs::fstat(&level.from)?;
+    } = level.finally;
     rustix::fs::fchmod(&level.to, Mode::from_raw_mode(st_mode & 0o7777))?;
     let nanoseconds = st_mtime_nsec.try_into().unwrap_or_default();
     let time = Timespec {

@@ -87,8 +87,19 @@ pub struct FetchOptions {
     pub progress: ProgressStyle,
 
     /// Credentials for caches, in netrc format; sent to their own host only.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     pub netrc: Option<PathBuf>,
+
+    /// File with a bearer token for the one cache of that name; repeat for several. Goes before --netrc.
+    #[arg(long = "bearer-token", value_name = "CACHE=FILE", value_parser = cache_and_file)]
+    pub bearer_tokens: Vec<(String, PathBuf)>,
+}
+
+fn cache_and_file(text: &str) -> Result<(String, PathBuf), &'static str> {
+    match text.split_once('=') {
+        Some((cache, file)) if !cache.is_empty() && !file.is_empty() => Ok((cache.to_owned(), PathBuf::from(file))),
+        Some(_) | None => Err("give the cache's name and the file with its token, as CACHE=FILE"),
+    }
 }
 
 /// How progress is shown.

@@ -32,6 +32,7 @@ impl TryFrom<&CUDABinaryCache> for CacheSource {
             public_keys: spec.public_keys.clone(),
             priority: spec.priority.map(priority).transpose()?,
             redirect_origins: spec.redirect_origins.clone(),
+            auth_secret: spec.auth_secret_ref.as_ref().map(|secret| secret.name.clone()),
         })
     }
 }

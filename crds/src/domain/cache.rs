@@ -16,4 +16,6 @@ pub struct CacheSource {
     pub priority: Option<u32>,
     /// Origins (`https://host[:port]`) that a redirect of this cache may lead to, besides its own.
     pub redirect_origins: Vec<String>,
+    /// The secret that it is read with, in a cluster. Outside of one, credentials come from a file.
+    pub auth_secret: Option<String>,
 }

@@ -229,7 +229,7 @@ fn report(ran: &Ended) -> Result<Value> {
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines
         .into_iter()
-        .find(|value| value.get("selection").is_some())
+        .find_map(|mut value| value.get_mut("run").map(Value::take))
         .with_context(|| format!("no report: {ran:?}"))
 }
 

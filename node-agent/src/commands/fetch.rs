@@ -43,9 +43,9 @@ pub(super) fn run(args: &FetchArgs, output: Output) -> Result<u8, Failure> {
         let text = format!("{recipe} is a derivation, a recipe; name what was built from it");
         return Err(Failure::new(Reason::BadRequest, 2, text));
     }
-    let caches = inputs::caches_by_url(&args.caches, &args.public_keys, args.fetch.netrc.as_deref())?;
+    let caches = inputs::caches_by_url(&args.caches, &args.public_keys, &args.fetch)?;
     let store = obtain::open_store(&args.state.state)?;
-    let supply = Supply::new(&store, caches, &args.fetch)?;
+    let supply = Supply::new(&store, caches, &args.fetch, output)?;
     let runtime = obtain::runtime()?;
     let obtained = runtime.block_on(supply.obtain(&args.store_paths, SystemTime::now()))?;
     let paths = obtained.closure.paths.iter().map(|narinfo| Path {

@@ -2,13 +2,14 @@
 //! Never guesses which environment of several is meant; never prints a secret.
 
 use std::{
+    collections::BTreeMap,
     io::Read,
     path::{Path, PathBuf},
 };
 
 use binary_cache::{
     cache::CacheConfig,
-    credentials::{Credentials, CredentialsError, Netrc},
+    credentials::{Credentials, CredentialsError, Netrc, Secret},
     key::{KeyRing, KeyRingError},
 };
 use crds::{
@@ -17,7 +18,7 @@ use crds::{
 };
 use url::Url;
 
-use crate::observe::gpus::FactsError;
+use crate::{args::FetchOptions, observe::gpus::FactsError};
 
 /// A file or an argument that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,10 @@ pub enum InputError {
     Facts { path: PathBuf, source: FactsError },
     #[error("{}", path.display())]
     Netrc { path: PathBuf, source: CredentialsError },
+    #[error("the bearer token in {}", path.display())]
+    Token { path: PathBuf, source: CredentialsError },
+    #[error("--bearer-token names the cache `{cache}`, which is not among those used")]
+    TokenWithoutCache { cache: String },
 }
 
 /// A file that people write is never larger; a device that never ends is not read to the end.
@@ -111,22 +116,21 @@ fn full_name(environment: &Environment) -> String {
 pub(super) fn caches(
     path: &Path,
     environment: &Environment,
-    netrc: Option<&Path>,
+    options: &FetchOptions,
 ) -> Result<Vec<CacheConfig>, InputError> {
     let manifest = |source| InputError::Manifest {
         path: path.to_owned(),
         source: Box::new(source),
     };
     let present = manifest::caches(&read(path)?).map_err(manifest)?;
-    let credentials = netrc.map(credentials).transpose()?;
+    let credentials = Known::read(options)?;
     if present.is_empty() {
         return Err(InputError::NoCaches { path: path.to_owned() });
     }
     let Some(named) = &environment.caches else {
-        return present
-            .iter()
-            .map(|source| config(source, credentials.as_ref()))
-            .collect();
+        let configs = present.iter().map(|source| config(source, &credentials));
+        let configs = configs.collect::<Result<_, _>>()?;
+        return credentials.check(configs);
     };
     let mut configs = Vec::new();
     for (place, name) in (0..).zip(named) {
@@ -138,19 +142,19 @@ pub(super) fn caches(
         // The author's order goes before the caches' own priorities.
         configs.push(CacheConfig {
             priority: Some(place),
-            ..config(source, credentials.as_ref())?
+            ..config(source, &credentials)?
         });
     }
-    Ok(configs)
+    credentials.check(configs)
 }
 
 /// Caches from the command line, all trusted by the same keys, in the order given.
 pub(super) fn caches_by_url(
     urls: &[String],
     keys: &[String],
-    netrc: Option<&Path>,
+    options: &FetchOptions,
 ) -> Result<Vec<CacheConfig>, InputError> {
-    let credentials = netrc.map(credentials).transpose()?;
+    let credentials = Known::read(options)?;
     let numbered = (0..).zip(urls);
     let source = |(place, url): (u32, &String)| CacheSource {
         name: if urls.len() == 1 {
@@ -163,22 +167,71 @@ pub(super) fn caches_by_url(
         public_keys: keys.to_vec(),
         priority: Some(place),
         redirect_origins: Vec::new(),
+        auth_secret: None,
     };
-    numbered
-        .map(source)
-        .map(|source| config(&source, credentials.as_ref()))
-        .collect()
+    let configs = numbered.map(source).map(|source| config(&source, &credentials));
+    let configs = configs.collect::<Result<_, _>>()?;
+    credentials.check(configs)
 }
 
-fn credentials(path: &Path) -> Result<Credentials, InputError> {
-    let netrc = Netrc::parse(&read(path)?).map_err(|source| InputError::Netrc {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Credentials::Netrc(netrc))
+/// The credentials that were given.
+struct Known {
+    netrc: Option<Credentials>,
+    tokens: BTreeMap<String, Credentials>,
 }
 
-fn config(source: &CacheSource, credentials: Option<&Credentials>) -> Result<CacheConfig, InputError> {
+impl Known {
+    fn read(options: &FetchOptions) -> Result<Self, InputError> {
+        let netrc = options.netrc.as_ref().map(|path| {
+            let parsed = Netrc::parse(&read(path)?);
+            let failed = |source| InputError::Netrc {
+                path: path.clone(),
+                source,
+            };
+            Ok::<_, InputError>(Credentials::Netrc(parsed.map_err(failed)?))
+        });
+        let tokens = options.bearer_tokens.iter().map(|(cache, path)| {
+            let failed = |source| InputError::Token {
+                path: path.clone(),
+                source,
+            };
+            Ok((
+                cache.clone(),
+                Credentials::Bearer(Secret::new(&read(path)?).map_err(failed)?),
+            ))
+        });
+        Ok(Self {
+            netrc: netrc.transpose()?,
+            tokens: tokens.collect::<Result<_, InputError>>()?,
+        })
+    }
+
+    fn of(&self, source: &CacheSource) -> Option<Credentials> {
+        let credentials = self.tokens.get(&source.name).or(self.netrc.as_ref()).cloned();
+        if let (None, Some(secret)) = (&credentials, &source.auth_secret) {
+            tracing::warn!(
+                "cache {} is read with the secret {secret} of a cluster; here, give --netrc or --bearer-token {}=FILE",
+                source.name,
+                source.name
+            );
+        }
+        credentials
+    }
+
+    /// A token for a cache that is not asked is a mistake in its name.
+    fn check(self, caches: Vec<CacheConfig>) -> Result<Vec<CacheConfig>, InputError> {
+        let unused = self
+            .tokens
+            .into_keys()
+            .find(|name| !caches.iter().any(|cache| cache.name == *name));
+        match unused {
+            Some(cache) => Err(InputError::TokenWithoutCache { cache }),
+            None => Ok(caches),
+        }
+    }
+}
+
+fn config(source: &CacheSource, known: &Known) -> Result<CacheConfig, InputError> {
     let url = |field, text: &String| {
         Url::parse(text).map_err(|error| InputError::Url {
             cache: source.name.clone(),
@@ -205,6 +258,6 @@ fn config(source: &CacheSource, credentials: Option<&Credentials>) -> Result<Cac
             .iter()
             .map(|text| url("redirectOrigins", text))
             .collect::<Result<_, _>>()?,
-        credentials: credentials.cloned(),
+        credentials: known.of(source),
     })
 }

@@ -18,7 +18,7 @@ use crate::{
         self,
         fetch::{FetchError, FetchProgress, Fetched, Fetcher},
     },
-    args::FetchOptions,
+    args::{FetchOptions, Output},
     plan::{
         collect::{self, CollectPlan, CollectPolicy},
         fetch::{self, FetchPlan, FetchRefusal, Space, Wanted},
@@ -81,6 +81,7 @@ pub(super) struct Supply<'a> {
     caches: Substituter,
     rings: Vec<KeyRing>,
     options: &'a FetchOptions,
+    output: Output,
 }
 
 impl<'a> Supply<'a> {
@@ -88,6 +89,7 @@ impl<'a> Supply<'a> {
         store: &'a NodeStore,
         caches: Vec<CacheConfig>,
         options: &'a FetchOptions,
+        output: Output,
     ) -> Result<Self, ObtainError> {
         let rings = caches.iter().map(|cache| cache.keys.clone()).collect();
         let caches = Substituter::new(caches, Options::default()).map_err(|source| ObtainError::Setup { source })?;
@@ -96,6 +98,7 @@ impl<'a> Supply<'a> {
             caches,
             rings,
             options,
+            output,
         })
     }
 
@@ -154,7 +157,7 @@ impl<'a> Supply<'a> {
             parallel: self.options.jobs.into(),
         };
         let started = tokio::time::Instant::now();
-        let mut display = Display::new(self.options.progress);
+        let mut display = Display::new(self.options.progress, self.output);
         let mut tick = tokio::time::interval(progress::INTERVAL);
         let mut fetch = std::pin::pin!(fetcher.fetch(plan, &closure.paths, &progress));
         let fetched = loop {

@@ -51,7 +51,9 @@ fn of_input(error: &InputError) -> Reason {
         | InputError::Url { .. }
         | InputError::Keys { .. }
         | InputError::Facts { .. }
-        | InputError::Netrc { .. } => Reason::BadRequest,
+        | InputError::Netrc { .. }
+        | InputError::Token { .. }
+        | InputError::TokenWithoutCache { .. } => Reason::BadRequest,
     }
 }
 

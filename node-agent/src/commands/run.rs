@@ -80,6 +80,12 @@ pub enum RunError {
     Exec { program: PathBuf, source: io::Error },
 }
 
+/// One line on standard error, apart from the log's and the progress' lines by its key.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    run: Report<'a>,
+}
+
 /// What was prepared, told before the program starts where JSON is asked for.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -149,12 +155,12 @@ impl Prepared {
     fn new(args: &RunArgs, node: Node, output: Output) -> Result<Self, Failure> {
         let (started, now) = (std::time::Instant::now(), SystemTime::now());
         for warning in &node.detection.warnings {
-            tracing::warn!(warning);
+            tracing::warn!("{warning}");
         }
         let environment = inputs::environment(&args.environment, args.name.as_deref()).map_err(RunError::from)?;
-        let caches = inputs::caches(&args.caches, &environment, args.fetch.netrc.as_deref()).map_err(RunError::from)?;
+        let caches = inputs::caches(&args.caches, &environment, &args.fetch).map_err(RunError::from)?;
         let store = obtain::open_store(&args.state.state).map_err(RunError::from)?;
-        let supply = Supply::new(&store, caches, &args.fetch).map_err(RunError::from)?;
+        let supply = Supply::new(&store, caches, &args.fetch, output).map_err(RunError::from)?;
         let (selection, obtained) = settle(&supply, &environment, &node.facts, now)?;
         let ready = node.detection.ready();
         let (files, version, cuda) = ready.ok_or_else(|| RunError::Rejected {
@@ -190,7 +196,7 @@ impl Prepared {
             downloaded_bytes: obtained.downloaded,
             milliseconds: started.elapsed().as_millis(),
         };
-        super::told(output, &report, &selection);
+        super::told(output, &Line { run: report }, &selection);
         Ok(Self { store, view, lease })
     }
 
@@ -242,7 +248,7 @@ impl Bridge {
             source,
         })?;
         for warning in &plan.warnings {
-            tracing::warn!(%warning);
+            tracing::warn!("{warning}");
         }
         Ok(Self { plan, compat })
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crds::domain::code::GpuCode;
 
-use super::answer;
+use super::{answer, inputs::InputError};
 use crate::{
     args::{Output, ScanArgs},
     fatbin::scan::{Scan, scan_store_path},
@@ -12,10 +12,20 @@ use crate::{
 };
 
 pub(super) fn run(args: &ScanArgs, output: Output) -> Result<u8, Failure> {
-    let path = std::path::absolute(&args.path).map_err(|error| Failure::new(Reason::BadRequest, 2, error))?;
+    let read = |source| InputError::Read {
+        path: args.path.clone(),
+        source,
+    };
+    // What a person names may be a link, as `libcuda.so.1` is; only what lies below a scanned folder is never followed.
+    let path = std::fs::canonicalize(&args.path).map_err(read)?;
+    let kind = path.metadata().map_err(read)?.file_type();
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(read(std::io::ErrorKind::InvalidInput.into()).into());
+    }
     let scan = scan_store_path(&path, &path).map_err(|error| Failure::new(Reason::BadRequest, 2, error))?;
     answer(output, &scan, text)?;
-    Ok(0)
+    // A file that was named and could not be read is a failure; one of many in a folder is a remark.
+    Ok(u8::from(kind.is_file() && !scan.unreadable.is_empty()))
 }
 
 fn text(scan: &Scan) -> String {

@@ -55,6 +55,7 @@ pub enum Kept {
 
 /// What to remove. Layers come least recently used first.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct CollectPlan {
     /// Layers to remove.
     pub remove: Vec<StorePath>,

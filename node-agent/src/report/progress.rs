@@ -9,7 +9,10 @@ use std::{
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle as BarStyle};
 use serde::Serialize;
 
-use crate::{args::ProgressStyle, snapshot::fetch::FetchStatus};
+use crate::{
+    args::{Output, ProgressStyle},
+    snapshot::fetch::FetchStatus,
+};
 
 /// Between two looks at the figures.
 pub const INTERVAL: Duration = Duration::from_millis(200);
@@ -41,10 +44,11 @@ struct Line<'a> {
 }
 
 impl Display {
-    /// Settles on a form; `Auto` looks whether standard error is a terminal.
-    pub fn new(style: ProgressStyle) -> Self {
+    /// Settles on a form; `Auto` looks whether standard error is a terminal, and whether answers are for programs.
+    pub fn new(style: ProgressStyle, output: Output) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let form = match style {
+            ProgressStyle::Auto if output == Output::Json => Form::Json,
             ProgressStyle::Auto if terminal => Form::Bar(bar()),
             ProgressStyle::Bar => Form::Bar(bar()),
             ProgressStyle::Auto | ProgressStyle::Lines => Form::Lines,

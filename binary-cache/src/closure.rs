@@ -27,22 +27,17 @@ pub struct Closure {
 /// Why a closure is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum ClosureError {
-    #[error("{path} cannot be had{}", wanted_by(referrer.as_ref()))]
-    Path {
-        path: StorePath,
-        /// Which path refers to it; `None` for one that was asked for.
-        referrer: Option<StorePath>,
-        #[source]
+    /// A path that was asked for; the source alone says all there is to say.
+    #[error(transparent)]
+    Root(SubstituteError),
+    #[error("{referrer} refers to a path that cannot be had")]
+    Reference {
+        referrer: StorePath,
+        /// Names the path.
         source: SubstituteError,
     },
     #[error("the closure has more than {limit} paths")]
     TooLarge { limit: usize },
-}
-
-fn wanted_by(referrer: Option<&StorePath>) -> String {
-    referrer
-        .map(|path| format!(", which {path} refers to"))
-        .unwrap_or_default()
 }
 
 /// What the caller already has, complete and verified, so that no cache need be asked for it.
@@ -78,7 +73,10 @@ impl Substituter {
             }
             let asking = stream::iter(missing).map(|(_, (path, referrer))| async move {
                 let found = self.lookup(&path).await;
-                found.map_err(|source| ClosureError::Path { path, referrer, source })
+                found.map_err(|source| match referrer {
+                    None => ClosureError::Root(source),
+                    Some(referrer) => ClosureError::Reference { referrer, source },
+                })
             });
             let mut answers = asking.buffer_unordered(self.options().parallel_narinfos.max(1));
             while let Some(found) = answers.next().await {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use crds::domain::store_path::StorePath;
 
 use crate::{
     fault::{Class, Fault},
@@ -17,6 +18,8 @@ use crate::{
 /// What is to be read.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
+    /// What it belongs to, for logs.
+    pub(crate) path: StorePath,
     /// Relative to the cache.
     pub(crate) location: String,
     /// Exact size, where the narinfo names one.
@@ -67,6 +70,11 @@ impl<'a> Download<'a> {
             progress_mark: 0,
             jitter: Jitter::new(options.seed),
         }
+    }
+
+    /// Bytes handed out so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
     }
 
     /// The next bytes; `None` at the end of the file. `retried` hears of every fault that is got over.
@@ -193,7 +201,7 @@ impl<'a> Download<'a> {
                     return Err(fault);
                 }
                 let source = self.sources.remove(0);
-                source.bad(&fault, self.options);
+                source.bad(&fault, &self.wanted.path, self.options);
                 retried(&fault);
             }
         }

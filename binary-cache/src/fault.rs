@@ -1,7 +1,7 @@
 //! Everything that can go wrong between us and one cache, and what each of it means for the next step.
 //! Never carries a credential, a response body, or a URL behind a redirect: an origin at most.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{error::Error as _, io, net::IpAddr, time::Duration};
 
 use crds::domain::store_path::StorePath;
 
@@ -21,6 +21,8 @@ pub enum Fault {
     Absent { status: u16 },
     #[error("not found")]
     NoFile,
+    #[error("the cache has this hash under the name `{}`", answered.name())]
+    OtherName { answered: StorePath },
     #[error("not found a moment ago; asked again after {}", seconds(*retry_in))]
     KnownAbsent { retry_in: Duration },
     #[error("asks for credentials, or refuses the ones it got (HTTP 401)")]
@@ -44,6 +46,8 @@ pub enum Fault {
     Broken(#[source] hyper_util::client::legacy::Error),
     #[error("the connection broke after {received} bytes")]
     Cut { received: u64, source: hyper::Error },
+    #[error("not downloaded within {}, after {received} bytes", seconds(*limit))]
+    DownloadTimeout { limit: Duration, received: u64 },
     #[error("ended after {received} of {expected} bytes")]
     Short { received: u64, expected: u64 },
     #[error("passed over for {}: too many faults of late", seconds(*rest))]
@@ -99,6 +103,8 @@ pub enum Fault {
     #[error("its location {location:?} leads outside the cache")]
     OutsideCache { location: String },
 
+    #[error("no such folder")]
+    NoFolder,
     #[error("cannot read from the folder of the cache")]
     Folder(#[source] io::Error),
     #[error("not a regular file in the folder of the cache")]
@@ -117,8 +123,9 @@ pub enum ConnectFault {
     TimedOut { limit: Duration },
     #[error("its name has no address")]
     NoAddress,
-    #[error("its name cannot be resolved: {kind}")]
-    Name { kind: io::ErrorKind },
+    /// What the resolver says, in its own words: its errors have no telling kind. Bounded, one line.
+    #[error("its name cannot be resolved: {answer}")]
+    Name { answer: Box<str> },
     #[error("{kind}")]
     Io { kind: io::ErrorKind },
     #[error("TLS")]
@@ -170,6 +177,8 @@ impl Fault {
         match self {
             // 403 is how object stores say 404 to whoever may not list.
             Self::Absent { .. } | Self::NoFile | Self::KnownAbsent { .. } => Class::Absent,
+            // The person who asked mistyped the name; the cache is honest.
+            Self::OtherName { .. } => Class::Absent,
             Self::Unauthorized => Class::Auth,
             Self::Busy { .. }
             | Self::NoAnswer { .. }
@@ -177,8 +186,10 @@ impl Fault {
             | Self::Stalled { .. }
             | Self::Broken(_)
             | Self::Cut { .. }
+            | Self::DownloadTimeout { .. }
             | Self::Short { .. }
             | Self::Resting { .. }
+            | Self::NoFolder
             | Self::Folder(_) => Class::Transient,
             Self::Connect(fault) => match fault {
                 ConnectFault::TimedOut { .. }
@@ -205,9 +216,10 @@ impl Fault {
             | Self::NotAFile => Class::Corrupt,
             Self::Trust(error) => match error {
                 // Somebody else's path in an honest cache: for us it is not there.
-                TrustError::NoSignature { .. } | TrustError::UntrustedKey { .. } => Class::Absent,
+                TrustError::NoSignature { .. } | TrustError::UntrustedKey { .. } | TrustError::OtherName { .. } => {
+                    Class::Absent
+                }
                 TrustError::OtherPath { .. }
-                | TrustError::OtherName { .. }
                 | TrustError::TooManySignatures { .. }
                 | TrustError::MalformedSignature { .. }
                 | TrustError::BadSignature { .. } => Class::Corrupt,
@@ -231,6 +243,30 @@ impl Fault {
         } else {
             None
         }
+    }
+
+    /// A narinfo that is not trusted, or one of another name, which is only a miss.
+    pub(crate) fn of_trust(error: TrustError) -> Self {
+        match error {
+            TrustError::OtherName { answered, .. } => Self::OtherName { answered },
+            TrustError::OtherPath { .. }
+            | TrustError::TooManySignatures { .. }
+            | TrustError::NoSignature { .. }
+            | TrustError::MalformedSignature { .. }
+            | TrustError::UntrustedKey { .. }
+            | TrustError::BadSignature { .. } => Self::Trust(error),
+        }
+    }
+
+    /// It and its causes in one line, for where a fault is an operand: of a log line, of an attempt.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text += &format!(": {error}");
+            cause = error.source();
+        }
+        text
     }
 
     /// A fault of unpacking: the cache's, or our own disk's.

@@ -96,7 +96,11 @@ impl FolderBody {
 
 fn open_below(base: &Path, location: &Path) -> Result<(File, u64), Fault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = openat(CWD, base, flags, Mode::empty()).map_err(fault_of)?;
+    let folder = openat(CWD, base, flags, Mode::empty()).map_err(|error| match error {
+        // A mistyped or unmounted cache is no empty one.
+        Errno::NOENT | Errno::NOTDIR => Fault::NoFolder,
+        other => Fault::Folder(other.into()),
+    })?;
     // NONBLOCK: a pipe in the folder must not hold the thread.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -179,6 +183,14 @@ mod tests {
         assert_eq!(read(&site, "nar/a?x=1", CHUNK as u64).await.unwrap().len(), CHUNK + 3);
         assert_eq!(read(&site, "inside", 0).await.unwrap().len(), CHUNK * 2 + 3);
         assert_eq!(read(&site, "empty", 0).await.unwrap(), b"");
+        let gone = |folder: &str| Site {
+            base: Url::from_directory_path(dir.join(folder)).unwrap(),
+            ..site.clone()
+        };
+        for folder in ["nonexistent", "empty"] {
+            let error = read(&gone(folder), "missing", 0).await.unwrap_err();
+            assert!(matches!(error, Fault::NoFolder), "{folder}: {error:?}");
+        }
         for (location, want) in [
             ("outside", "NotAFile"),
             ("absolute", "NotAFile"),

@@ -71,8 +71,12 @@ pub enum SecretKeyError {
 pub enum KeyRingError {
     #[error("no public key: trusting a cache without one is not possible")]
     Empty,
-    #[error("public key number {index} (counted from 0) is not usable")]
-    Key { index: usize, source: PublicKeyError },
+    #[error("public key number {} is not usable", index + 1)]
+    Key {
+        /// Position in the list, from 0; people read it from 1.
+        index: usize,
+        source: PublicKeyError,
+    },
 }
 
 /// A public key that may be trusted: a good point of the curve, canonically spelled, not of low order.

@@ -22,6 +22,8 @@ pub struct Options {
     pub first_byte_timeout: Duration,
     /// A whole narinfo or nix-cache-info, redirects and body included. 60 s.
     pub document_timeout: Duration,
+    /// A whole NAR from one cache, all tries and mirrors included, however steadily it drips. 6 h: 20 GiB at 1 MiB/s.
+    pub download_timeout: Duration,
     /// Bytes per second that a body must reach on average over `rate_window`, counted only while we wait for it. 1 KiB/s.
     pub min_rate: u64,
     /// See `min_rate`. 30 s.
@@ -81,6 +83,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(30),
             document_timeout: Duration::from_secs(60),
+            download_timeout: Duration::from_secs(6 * 3600),
             min_rate: 1024,
             rate_window: Duration::from_secs(30),
             max_head: 256 << 10,
@@ -173,5 +176,50 @@ impl Resolver {
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Resolver")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ceilings_of_production_are_the_ones_that_are_documented() {
+        let options = Options::default();
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        for (name, found, wanted) in [
+            ("connect_timeout", seconds(options.connect_timeout), 5.0),
+            ("first_byte_timeout", seconds(options.first_byte_timeout), 30.0),
+            ("document_timeout", seconds(options.document_timeout), 60.0),
+            ("download_timeout", seconds(options.download_timeout), 21_600.0),
+            ("rate_window", seconds(options.rate_window), 30.0),
+            ("backoff_base", seconds(options.backoff_base), 0.25),
+            ("backoff_cap", seconds(options.backoff_cap), 10.0),
+            ("max_retry_after", seconds(options.max_retry_after), 30.0),
+            ("rest", seconds(options.rest), 30.0),
+            ("found_ttl", seconds(options.found_ttl), 3600.0),
+            ("absent_ttl", seconds(options.absent_ttl), 30.0),
+            ("cache_info_ttl", seconds(options.cache_info_ttl), 3600.0),
+        ] {
+            assert_eq!(found, wanted, "{name}, in seconds");
+        }
+        for (name, found, wanted) in [
+            ("min_rate", options.min_rate, 1024),
+            ("max_head", options.max_head as u64, 262_144),
+            ("max_interim", options.max_interim as u64, 64),
+            ("max_redirects", options.max_redirects as u64, 10),
+            ("max_cache_info", options.max_cache_info, 65_536),
+            ("max_narinfo", options.max_narinfo, 1_048_576),
+            ("attempts", options.attempts.into(), 5),
+            ("progress", options.progress, 16_384),
+            ("strikes", options.strikes.into(), 3),
+            ("remembered", options.remembered as u64, 32_768),
+            ("parallel_narinfos", options.parallel_narinfos as u64, 64),
+            ("max_closure", options.max_closure as u64, 200_000),
+            ("queued_chunks", options.queued_chunks as u64, 16),
+        ] {
+            assert_eq!(found, wanted, "{name}");
+        }
+        assert!(options.extra_roots.is_empty() && options.seed.is_none());
     }
 }

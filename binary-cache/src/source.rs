@@ -3,7 +3,14 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::{cache::Site, fault::Fault, options::Options, retry::Conduct};
+use crds::domain::store_path::StorePath;
+
+use crate::{
+    cache::Site,
+    fault::{Class, Fault},
+    options::Options,
+    retry::Conduct,
+};
 
 /// One address of one cache.
 #[derive(Debug)]
@@ -12,15 +19,19 @@ pub(crate) struct Source {
     pub(crate) id: usize,
     /// Position of its cache in the configuration.
     pub(crate) cache: usize,
+    /// What its cache is called, for logs.
+    name: Box<str>,
     pub(crate) site: Site,
     conduct: Mutex<Conduct>,
 }
 
 impl Source {
-    pub(crate) fn new(id: usize, cache: usize, site: Site) -> Self {
+    /// `cache`: position and name.
+    pub(crate) fn new(id: usize, (cache, name): (usize, &str), site: Site) -> Self {
         Self {
             id,
             cache,
+            name: name.into(),
             site,
             conduct: Mutex::default(),
         }
@@ -31,10 +42,25 @@ impl Source {
         self.conduct().good();
     }
 
-    /// Counts a fault against it.
-    pub(crate) fn bad(&self, fault: &Fault, options: &Options) {
+    /// Counts a fault that it showed when asked for `path`, and tells the log: the caller goes on with the next cache, so
+    /// nobody else will.
+    pub(crate) fn bad(&self, fault: &Fault, path: &StorePath, options: &Options) {
         let class = fault.class();
-        tracing::debug!(cache.url = self.site.label(), class = ?class, error = %fault, "a cache failed");
+        let (cache, url, error) = (&*self.name, self.site.label(), fault.chain());
+        match class {
+            Class::Hostile => tracing::warn!(
+                cache, cache.url = url, store.path = %path, security = true, error,
+                "an answer of a cache looks like an attack; the cache is passed over"
+            ),
+            Class::Corrupt => tracing::warn!(
+                cache, cache.url = url, store.path = %path, error,
+                "a cache serves something unusable; the next one is asked"
+            ),
+            Class::Absent | Class::Auth | Class::Transient | Class::Local => tracing::debug!(
+                cache, cache.url = url, store.path = %path, class = ?class, error,
+                "a cache did not help"
+            ),
+        }
         self.conduct().bad(class, options.clock.now(), options);
     }
 

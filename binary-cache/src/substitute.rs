@@ -104,7 +104,7 @@ impl Substituter {
                 }));
             }
             for site in cache.sites().map_err(SetupError::Config)? {
-                sources.push(Arc::new(Source::new(sources.len(), index, site)));
+                sources.push(Arc::new(Source::new(sources.len(), (index, &cache.name), site)));
             }
         }
         let options = Arc::new(options);
@@ -187,7 +187,7 @@ impl Substituter {
             inner.memory.forget(path);
             let again = matches!(fault, Fault::Changed) && !std::mem::replace(&mut restarted, true);
             if !again {
-                source.bad(&fault, &inner.options);
+                source.bad(&fault, path, &inner.options);
                 excluded.insert(found.source);
             }
             attempts.push(Attempt {

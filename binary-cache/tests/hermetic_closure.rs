@@ -86,6 +86,12 @@ async fn a_diamond_with_self_references_comes_out_once_and_in_order() {
     assert_references_first(&closure);
 }
 
+/// An error as a person sees it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cycle_ends_and_a_missing_reference_is_named_with_who_wants_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -95,19 +101,28 @@ async fn a_cycle_ends_and_a_missing_reference_is_named_with_who_wants_it() {
     let from = folder(dir.path(), quick());
     assert_eq!(walk(&from, &[0]).await.unwrap().paths.len(), 3);
     let error = walk(&from, &[5]).await.unwrap_err();
-    let ClosureError::Path {
-        path: missing,
-        referrer,
-        source,
-    } = &error
-    else {
+    let ClosureError::Reference { referrer, source } = &error else {
         panic!("{error:?}")
     };
-    assert_eq!((missing, referrer.as_ref()), (&path(7), Some(&path(6))));
+    assert_eq!((source.path(), referrer), (&path(7), &path(6)));
     assert!(format!("{source:?}").starts_with("NotInAnyCache"));
-    assert!(error.to_string().contains(&path(6).to_string()));
+    let text = chain(&error);
+    assert!(
+        text.contains(&format!(
+            "{} refers to a path that cannot be had: {} is in none",
+            path(6),
+            path(7)
+        )),
+        "{text}"
+    );
     let error = walk(&from, &[9]).await.unwrap_err();
-    assert!(matches!(error, ClosureError::Path { referrer: None, .. }));
+    assert!(matches!(error, ClosureError::Root(_)));
+    let text = chain(&error);
+    assert_eq!(
+        text.matches(&path(9).to_string()).count(),
+        1,
+        "the path is named once: {text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -498,3 +498,28 @@ async fn old_tls_plain_http_behind_https_and_downgrades_are_refused() {
     );
     assert!(plain.asked().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_resolver_says_is_told_on_one_bounded_line() {
+    let fixture = Fixture::new("unresolved", 1000, Compression::None);
+    let said = "failed to lookup address information: Name or service not known";
+    for (answer, told) in [
+        (said.to_owned(), said.to_owned()),
+        (
+            format!("two\nlines {}", "x".repeat(10_000)),
+            format!("twolines {}", "x".repeat(100)),
+        ),
+    ] {
+        let options = Options {
+            resolver: Resolver::new(move |_| {
+                let error = io::Error::other(answer.clone());
+                async move { Err(error) }
+            }),
+            ..quick()
+        };
+        let (error, _) = refusal(vec![cache("c", "http://cache.invalid", None)], options, &fixture).await;
+        let text = error.to_string();
+        assert!(text.contains(&format!("its name cannot be resolved: {told}")), "{text}");
+        assert!(text.len() < 600 && !text.contains('\n'), "{text}");
+    }
+}

@@ -508,3 +508,43 @@ async fn a_dropped_substitution_stops_and_leaves_nothing() {
     }
     panic!("the half-unpacked tree is still there");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_that_drips_above_the_minimum_rate_ends_at_its_ceiling() {
+    let fixture = Arc::new(Fixture::new("dripping", 1_000_000, Compression::None));
+    let dripping = server(&fixture, |f, _, conn| {
+        conn.raw(format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n", f.nar().len()).as_bytes());
+        for drop in f.nar().chunks(2000) {
+            if !conn.raw(drop) {
+                break;
+            }
+            conn.pause(20);
+        }
+        Then::Close
+    });
+    let options = Options {
+        download_timeout: Duration::from_millis(700),
+        ..quick()
+    };
+    let bench = Bench::new();
+    let from = Substituter::new(vec![cache("one", &dripping.url(), Some(1))], options.clone()).unwrap();
+    let start = Instant::now();
+    let error = bench.get(&from, &fixture.path).await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(format!("{error:?}").starts_with("CacheUnreachable"), "{error:?}");
+    assert!(
+        error.to_string().contains("not downloaded within 0.7 s, after "),
+        "{error}"
+    );
+    assert!(bench.is_empty() && from.health()[0].faults == 1);
+
+    let files = fixture.files.clone();
+    let good = Server::start(move |asked, conn| files.serve(asked, conn));
+    let both = vec![
+        cache("one", &dripping.url(), Some(1)),
+        cache("good", &good.url(), Some(2)),
+    ];
+    let from = Substituter::new(both, options).unwrap();
+    bench.get(&from, &fixture.path).await.unwrap();
+    assert_eq!(bench.unpacked().unwrap(), fixture.contents);
+}

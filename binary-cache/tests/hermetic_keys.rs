@@ -291,6 +291,10 @@ fn keys_that_anyone_can_sign_for_are_refused_at_configuration() {
     let good = key("cache-1", 1).public_key().to_string();
     let error = KeyRing::parse([good.as_str(), "x"]).unwrap_err();
     assert!(matches!(error, KeyRingError::Key { index: 1, .. }), "{error}");
+    assert!(
+        error.to_string().contains("public key number 2"),
+        "people count from 1: {error}"
+    );
     assert_eq!(KeyRing::parse([&good]).unwrap().keys()[0].to_string(), good);
 }
 

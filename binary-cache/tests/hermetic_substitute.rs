@@ -453,3 +453,38 @@ async fn a_closure_is_asked_level_by_level_in_parallel() {
     from.closure(&paths[0], &|_| None).await.unwrap();
     assert_eq!(server.count(".narinfo"), 90, "and never again within its time to live");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mistyped_name_is_a_miss_that_tells_the_right_one_and_no_strike() {
+    let fixture = Fixture::new("right-1.0", 1000, Compression::None);
+    let server = serving(&fixture.files);
+    let from = Substituter::new(vec![cache("c", &server.url(), None)], quick()).unwrap();
+    let mistyped = format!("/nix/store/{}-wrong-1.0", fixture.path.hash()).parse().unwrap();
+    for _ in 0..=quick().strikes {
+        let error = from.lookup(&mistyped).await.unwrap_err();
+        assert!(format!("{error:?}").starts_with("NotInAnyCache"), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains("the cache has this hash under the name `right-1.0`"),
+            "{text}"
+        );
+    }
+    assert_eq!((from.health()[0].faults, from.health()[0].resting), (0, false));
+    from.lookup(&fixture.path).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_is_not_there_is_unreachable_and_a_file_that_is_not_there_is_absent() {
+    let fixture = Fixture::new("nowhere", 1000, Compression::None);
+    let dir = tempfile::tempdir().unwrap();
+    for (folder, want, text) in [
+        (dir.path().to_owned(), "NotInAnyCache", "not found"),
+        (dir.path().join("mistyped"), "CacheUnreachable", "no such folder"),
+    ] {
+        let url = Url::from_file_path(folder).unwrap();
+        let from = Substituter::new(vec![cache("f", url.as_str(), None)], quick()).unwrap();
+        let error = from.lookup(&fixture.path).await.unwrap_err();
+        assert!(format!("{error:?}").starts_with(want), "{error:?}");
+        assert!(error.to_string().contains(text), "{error}");
+    }
+}

@@ -105,7 +105,7 @@ impl Service<Name> for Names {
             let found = resolver
                 .resolve(host.clone())
                 .await
-                .map_err(|error| ConnectFault::Name { kind: error.kind() })?;
+                .map_err(|error| unresolved(&error))?;
             let allowed = permitted(&host, found)?;
             Ok(allowed
                 .into_iter()
@@ -114,6 +114,13 @@ impl Service<Name> for Names {
                 .into_iter())
         })
     }
+}
+
+/// The resolver's text, at most 200 characters of it, none of them a control character.
+fn unresolved(error: &io::Error) -> ConnectFault {
+    let text = error.to_string();
+    let answer: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    ConnectFault::Name { answer: answer.into() }
 }
 
 /// The addresses of `host` that may be connected to. Whoever owns a name decides where it leads; so a name other than

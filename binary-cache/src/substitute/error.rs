@@ -1,7 +1,7 @@
 //! Why a path could not be had: every cache with its own reason, and the verdict over all of them.
 //! Never reports only the last cache's fault; never shows a secret.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use crds::domain::store_path::StorePath;
 
@@ -21,16 +21,13 @@ pub struct Attempt {
     pub fault: Arc<Fault>,
 }
 
-/// Why a store path could not be substituted. `asked` has every attempt, in order.
+/// Why a store path could not be substituted. `asked` has every attempt, in order; the text names a cache there only, with
+/// its reason. `cache` is the one that the verdict is about.
 #[derive(Debug, thiserror::Error)]
 pub enum SubstituteError {
     #[error("{path} is in none of the caches: {}", list(asked))]
     NotInAnyCache { path: StorePath, asked: Vec<Attempt> },
-    #[error(
-        "{path} is signed by no key that cache `{cache}` is trusted by{}: {}",
-        signers(keys),
-        list(asked)
-    )]
+    #[error("{path} has no signature by a key that its cache is trusted by: {}", list(asked))]
     SignatureUntrusted {
         path: StorePath,
         cache: String,
@@ -38,16 +35,13 @@ pub enum SubstituteError {
         keys: Vec<String>,
         asked: Vec<Attempt>,
     },
-    #[error("{path} could not be had: cache `{cache}` cannot be reached: {}", list(asked))]
+    #[error("{path} could not be had, as a cache cannot be reached: {}", list(asked))]
     CacheUnreachable {
         path: StorePath,
         cache: String,
         asked: Vec<Attempt>,
     },
-    #[error(
-        "{path} from cache `{cache}` has hash {actual} where {expected} is signed: {}",
-        list(asked)
-    )]
+    #[error("{path} came with other contents than signed: {}", list(asked))]
     HashMismatch {
         path: StorePath,
         cache: String,
@@ -55,19 +49,13 @@ pub enum SubstituteError {
         actual: NarHash,
         asked: Vec<Attempt>,
     },
-    #[error(
-        "{path} could not be had: cache `{cache}` serves something unusable: {}",
-        list(asked)
-    )]
+    #[error("{path} could not be had, as a cache serves something unusable: {}", list(asked))]
     CacheCorrupt {
         path: StorePath,
         cache: String,
         asked: Vec<Attempt>,
     },
-    #[error(
-        "{path} could not be had: an answer of cache `{cache}` looks like an attack: {}",
-        list(asked)
-    )]
+    #[error("{path} could not be had, as an answer looks like an attack: {}", list(asked))]
     CacheHostile {
         path: StorePath,
         cache: String,
@@ -183,15 +171,6 @@ fn claimed_keys(fault: &Fault) -> Option<Vec<String>> {
     }
 }
 
-fn signers(keys: &[String]) -> String {
-    let shown: Vec<&str> = keys.iter().take(5).map(String::as_str).collect();
-    if shown.is_empty() {
-        String::new()
-    } else {
-        format!(" (but by {})", shown.join(", "))
-    }
-}
-
 /// At most eight attempts: an error is for people.
 fn list(asked: &[Attempt]) -> String {
     let shown: Vec<String> = asked.iter().take(8).map(Attempt::to_string).collect();
@@ -206,13 +185,7 @@ fn list(asked: &[Attempt]) -> String {
 /// `flox (https://cache.example): not trusted: …`: an attempt is an operand of the error, so it tells its whole chain.
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}): {}", self.cache, self.url, self.fault)?;
-        let mut cause = self.fault.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        write!(f, "{} ({}): {}", self.cache, self.url, self.fault.chain())
     }
 }
 
@@ -227,7 +200,7 @@ mod tests {
     fn the_verdict_is_the_attempt_that_a_person_must_hear_of_first() {
         let path = StorePath::parse("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-x").unwrap();
         let attempt = |cache: &str, fault| Attempt {
-            cache: cache.to_owned(),
+            cache: format!("c-{cache}"),
             url: "http://x".to_owned(),
             fault: Arc::new(fault),
         };
@@ -262,8 +235,10 @@ mod tests {
             let names: Vec<String> = asked.iter().map(|a| a.cache.clone()).collect();
             let error = verdict(&path, asked);
             assert!(format!("{error:?}").starts_with(want), "{error:?}");
+            let text = error.to_string();
+            assert_eq!(text.matches("c-").count(), names.len(), "each once: {text}");
             for name in names {
-                assert!(error.to_string().contains(&format!("{name} (http://x): ")), "{error}");
+                assert!(text.contains(&format!("{name} (http://x): ")), "{text}");
             }
         }
     }

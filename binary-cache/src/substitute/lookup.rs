@@ -70,7 +70,9 @@ impl Inner {
                         break;
                     }
                     Err(fault) => {
-                        if fault.class() == Class::Transient && !matches!(*fault, Fault::Resting { .. }) {
+                        // A folder that is not there will not come within seconds.
+                        let settled = matches!(*fault, Fault::Resting { .. } | Fault::NoFolder);
+                        if fault.class() == Class::Transient && !settled {
                             again.push(id);
                         }
                         faults[id] = Some(fault);
@@ -85,7 +87,7 @@ impl Inner {
         for (source, fault) in self.sources.iter().zip(&faults) {
             match fault.as_deref() {
                 None | Some(Fault::Resting { .. }) => {}
-                Some(fault) => source.bad(fault, &self.options),
+                Some(fault) => source.bad(fault, path, &self.options),
             }
         }
         found.ok_or_else(|| {
@@ -137,7 +139,7 @@ impl Inner {
         let narinfo = NarInfo::parse(&text).map_err(Fault::NarInfo)?;
         narinfo
             .verify(path, &self.caches[source.cache].keys)
-            .map_err(Fault::Trust)
+            .map_err(Fault::of_trust)
     }
 
     /// What `source` says of itself, asked once per `Options::cache_info_ttl`; a cache that has no nix-cache-info is taken

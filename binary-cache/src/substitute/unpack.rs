@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
     task::spawn_blocking,
+    time::timeout,
 };
 
 use super::{Inner, Progress, Target};
@@ -47,7 +48,7 @@ impl Unpack<'_> {
         let (sender, receiver) = channel(self.inner.options.queued_chunks.max(1));
         let (narinfo, target, progress) = (self.narinfo.clone(), self.target.clone(), self.progress.clone());
         let thread = spawn_blocking(move || unpack(receiver, &narinfo, &target, &progress));
-        let (fed, unpacked) = tokio::join!(self.feed(&mut download, sender), thread);
+        let (fed, unpacked) = tokio::join!(self.feed_in_time(&mut download, sender), thread);
         let unpacked = unpacked.unwrap_or(Err(Fault::Cancelled));
         match (fed, unpacked) {
             // Our disk failed while the download went on or broke: no other cache helps.
@@ -74,6 +75,7 @@ impl Unpack<'_> {
             .collect();
         sources.sort_by_key(|s| s.id != self.source.id);
         let wanted = Wanted {
+            path: self.narinfo.store_path().clone(),
             location: hints.url.as_str().to_owned(),
             size: hints.file_size,
             limit,
@@ -84,6 +86,18 @@ impl Unpack<'_> {
             sources,
             wanted,
         ))
+    }
+
+    /// Feeds for as long as one download may take; dropping the queue then stops the thread.
+    async fn feed_in_time(&self, download: &mut Download<'_>, queue: Sender<Piece>) -> Result<(), Fault> {
+        let limit = self.inner.options.download_timeout;
+        match timeout(limit, self.feed(download, queue)).await {
+            Ok(fed) => fed,
+            Err(_elapsed) => Err(Fault::DownloadTimeout {
+                limit,
+                received: download.received(),
+            }),
+        }
     }
 
     /// Moves the file into the queue; ends early, without a fault, where the thread has stopped.

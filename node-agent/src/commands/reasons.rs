@@ -62,7 +62,7 @@ fn of_obtain(error: &ObtainError) -> Reason {
         ObtainError::Setup { .. } => Reason::BadRequest,
         ObtainError::Runtime { .. } | ObtainError::Store { .. } => Reason::StoreFailed,
         ObtainError::Closure {
-            source: ClosureError::Path { source, .. },
+            source: ClosureError::Root(source) | ClosureError::Reference { source, .. },
         } => of_substitute(source),
         // Larger than any closure that is meant to be mounted.
         ObtainError::Closure {

@@ -12,8 +12,10 @@ use crate::{
     v1alpha1::{API_VERSION, CUDABinaryCache, CUDADriverPreflight, CUDAEnvironment, CUDANode, ClusterCUDAEnvironment},
 };
 
+mod choice;
 mod shape;
 
+pub use choice::{ChoiceError, choose};
 pub use shape::{ShapeError, ShapeProblem};
 
 /// The most bytes of a file that are read: 4 MiB, several times what the largest allowed objects take.

@@ -82,4 +82,13 @@ impl Selection {
             .iter()
             .all(|package| self.selected.contains_key(&package.name))
     }
+
+    /// The one rejection behind several: where nothing fits, and every variant for the same reason in the same words, as
+    /// on a node without driver. What is said for people then says it once.
+    pub fn shared_rejection(&self) -> Option<&Rejected> {
+        let (first, others) = self.rejected.split_first()?;
+        let same = |other: &Rejected| (other.reason, &other.detail) == (first.reason, &first.detail);
+        let nothing_fits = self.selected.is_empty() && self.alternatives.is_empty();
+        (nothing_fits && !others.is_empty() && others.iter().all(same)).then_some(first)
+    }
 }

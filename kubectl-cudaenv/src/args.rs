@@ -12,6 +12,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// How to say it.
+    #[arg(short, long, value_enum, global = true, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// What to do.
@@ -30,8 +33,8 @@ pub struct ExplainArgs {
     /// A file with a CUDAEnvironment or ClusterCUDAEnvironment, YAML or JSON; `-` reads standard input.
     #[arg(short, long, value_name = "FILE")]
     pub filename: PathBuf,
-    /// Which environment, where the file has several: NAMESPACE/NAME, or NAME for one without namespace.
-    #[arg(long, value_name = "NAMESPACE/NAME")]
+    /// Which environment, where the file has several.
+    #[arg(long, value_name = "NAME or NAMESPACE/NAME")]
     pub name: Option<String>,
     /// The node's driver version in full, such as 535.274.02. Without it the node has no driver.
     #[arg(long, value_name = "VERSION")]
@@ -46,9 +49,6 @@ pub struct ExplainArgs {
     /// The node's system: x86_64-linux or aarch64-linux.
     #[arg(long, value_name = "SYSTEM", default_value = "x86_64-linux")]
     pub system: String,
-    /// How to say it.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
 }
 
 /// How an answer is written.

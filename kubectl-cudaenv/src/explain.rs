@@ -12,11 +12,11 @@ use crds::{
         cuda::NumberError,
         driver::{DriverVersion, UnparsableDriver},
         environment::Environment,
-        node::{Brand, DriverState, Gpu, NodeFacts},
+        node::{DriverState, GpuError, NodeFacts},
         store_path::UnknownSystem,
     },
     failure::Reason,
-    manifest::{self, ManifestError},
+    manifest::{self, ChoiceError, ManifestError},
     selection::{KnownContents, Selection, cuda_of_branch, select},
 };
 
@@ -56,29 +56,14 @@ pub enum ExplainError {
         #[source]
         source: ManifestError,
     },
-    /// Objects, but no environment.
-    #[error("{path} has no CUDAEnvironment or ClusterCUDAEnvironment in it")]
-    NoEnvironment {
+    /// No environment, or not clear which.
+    #[error("in {path}")]
+    Choice {
         /// The file.
         path: PathBuf,
-    },
-    /// Several environments, and none was named.
-    #[error("{path} has several environments; choose one with --name: {}", .names.join(", "))]
-    Several {
-        /// The file.
-        path: PathBuf,
-        /// What it has.
-        names: Vec<String>,
-    },
-    /// The named environment is not there.
-    #[error("{path} has no environment `{name}`; it has {}", .names.join(", "))]
-    NotFound {
-        /// The file.
-        path: PathBuf,
-        /// What was asked for.
-        name: String,
-        /// What it has.
-        names: Vec<String>,
+        /// Why.
+        #[source]
+        source: ChoiceError,
     },
     /// Not a driver version.
     #[error("--driver")]
@@ -92,15 +77,9 @@ pub enum ExplainError {
         /// The branch.
         branch: u32,
     },
-    /// Not a compute capability.
+    /// Not a GPU.
     #[error("--gpu")]
-    Gpu(#[source] NumberError),
-    /// Not a brand.
-    #[error("--gpu: `{brand}` is not a brand known to NVML: {}", brands())]
-    Brand {
-        /// What was given.
-        brand: String,
-    },
+    Gpu(#[source] GpuError),
     /// Not a system.
     #[error("--system")]
     System(#[source] UnknownSystem),
@@ -110,22 +89,20 @@ impl ExplainError {
     /// The word for programs.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::NotFound { .. } | Self::NoEnvironment { .. } => Reason::EnvironmentNotFound,
+            Self::Choice {
+                source: ChoiceError::NoEnvironment | ChoiceError::NotThere { .. },
+                ..
+            } => Reason::EnvironmentNotFound,
             Self::Read { .. }
             | Self::Manifest { .. }
-            | Self::Several { .. }
+            | Self::Choice { .. }
             | Self::Driver(_)
             | Self::DriverCuda(_)
             | Self::UnknownBranch { .. }
             | Self::Gpu(_)
-            | Self::Brand { .. }
             | Self::System(_) => Reason::BadRequest,
         }
     }
-}
-
-fn brands() -> String {
-    Brand::ALL.map(|(_, name)| name).join(", ")
 }
 
 /// Reads the file (`stdin` where it is `-`) and selects.
@@ -147,7 +124,9 @@ fn node(args: &ExplainArgs) -> Result<NodeFacts, ExplainError> {
     };
     Ok(NodeFacts {
         driver,
-        gpus: args.gpu.iter().map(|text| gpu(text)).collect::<Result<_, _>>()?,
+        gpus: (args.gpu.iter().map(|text| text.parse()))
+            .collect::<Result<_, _>>()
+            .map_err(ExplainError::Gpu)?,
         system: args.system.parse().map_err(ExplainError::System)?,
     })
 }
@@ -162,63 +141,20 @@ fn driver(text: &str, cuda: Option<&str>) -> Result<DriverState, ExplainError> {
     Ok(DriverState::Ready { version, cuda })
 }
 
-fn gpu(text: &str) -> Result<Gpu, ExplainError> {
-    let (capability, brand) = match text.split_once(':') {
-        Some((capability, brand)) => (capability, Some(named_brand(brand)?)),
-        None => (text, None),
-    };
-    Ok(Gpu {
-        compute_capability: capability.parse().map_err(ExplainError::Gpu)?,
-        brand,
-        model: None,
-        count: 1,
-    })
-}
-
-fn named_brand(name: &str) -> Result<Brand, ExplainError> {
-    Brand::from_name(name).ok_or_else(|| ExplainError::Brand {
-        brand: name.chars().take(64).flat_map(char::escape_debug).collect(),
-    })
-}
-
 fn environment(args: &ExplainArgs, stdin: &mut dyn Read) -> Result<Environment, ExplainError> {
     let path = &args.filename;
     let text = read(path, stdin).map_err(|source| ExplainError::Read {
         path: path.clone(),
         source,
     })?;
-    let mut environments = manifest::environments(&text).map_err(|source| ExplainError::Manifest {
+    let environments = manifest::environments(&text).map_err(|source| ExplainError::Manifest {
         path: path.clone(),
         source,
     })?;
-    let names: Vec<String> = environments.iter().map(full_name).collect();
-    let chosen = match &args.name {
-        Some(name) => names
-            .iter()
-            .position(|known| known == name)
-            .ok_or_else(|| ExplainError::NotFound {
-                path: path.clone(),
-                name: name.chars().take(256).flat_map(char::escape_debug).collect(),
-                names: names.clone(),
-            })?,
-        None if environments.is_empty() => return Err(ExplainError::NoEnvironment { path: path.clone() }),
-        None if environments.len() > 1 => {
-            return Err(ExplainError::Several {
-                path: path.clone(),
-                names,
-            });
-        }
-        None => 0,
-    };
-    Ok(environments.swap_remove(chosen))
-}
-
-/// `namespace/name`, or `name` where there is no namespace.
-pub fn full_name(environment: &Environment) -> String {
-    match &environment.namespace {
-        Some(namespace) => format!("{namespace}/{}", environment.name),
-        None => environment.name.clone(),
-    }
+    manifest::choose(environments, args.name.as_deref()).map_err(|source| ExplainError::Choice {
+        path: path.clone(),
+        source,
+    })
 }
 
 /// At most one byte more than is allowed, so that `manifest` says that it is too long.

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         stderr: &mut stderr,
     };
     let ended = match Cli::try_parse() {
-        Ok(cli) => run(&cli.command, &mut streams),
+        Ok(cli) => run(&cli, &mut streams),
         Err(error) => not_a_command(&error, &mut streams),
     };
     let code = match ended.and_then(|outcome| streams.stdout.flush().map(|()| outcome)) {
@@ -42,10 +42,39 @@ fn not_a_command(error: &clap::Error, streams: &mut Streams<'_>) -> io::Result<O
     }
     if asks_for_json(&arguments) {
         let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        write_error(Reason::BadRequest, message, true, streams)?;
+        write_error(Reason::BadRequest, &first_paragraph(&text), true, streams)?;
     } else {
         write!(streams.stderr, "{}", error.render())?;
     }
     Ok(Outcome::Refused)
+}
+
+/// What is wrong, with the names that it is about, in one line: clap puts usage and tips below a blank line.
+fn first_paragraph(text: &str) -> String {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let folded = lines.collect::<Vec<_>>().join(" ");
+    folded.trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_stay_and_the_usage_goes() {
+        for (text, message) in [
+            (
+                "error: not given:\n  --a <A>\n  --b\n\nUsage: x\n\nFor more information, try\n",
+                "not given: --a <A> --b",
+            ),
+            (
+                "error: unexpected argument '--c' found\n\n  tip: to pass\n",
+                "unexpected argument '--c' found",
+            ),
+            ("error: one line", "one line"),
+            ("", ""),
+        ] {
+            assert_eq!(first_paragraph(text), message);
+        }
+    }
 }

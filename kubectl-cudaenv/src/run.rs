@@ -11,7 +11,7 @@ use crds::failure::Reason;
 use serde::Serialize;
 
 use crate::{
-    args::{Command, ExplainArgs, Output},
+    args::{Cli, Command, ExplainArgs, Output},
     explain::{self, ExplainError, Explanation, table},
 };
 
@@ -54,18 +54,16 @@ impl std::fmt::Debug for Streams<'_> {
 }
 
 /// Runs a command. Fails only when its answer cannot be written.
-pub fn run(command: &Command, streams: &mut Streams<'_>) -> io::Result<Outcome> {
-    match command {
-        Command::Explain(args) => run_explain(args, streams),
+pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> io::Result<Outcome> {
+    match &cli.command {
+        Command::Explain(args) => run_explain(args, cli.output, streams),
     }
 }
 
-fn run_explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> io::Result<Outcome> {
+fn run_explain(args: &ExplainArgs, output: Output, streams: &mut Streams<'_>) -> io::Result<Outcome> {
     match explain::explain(args, streams.stdin) {
         Ok(explanation) => {
-            streams
-                .stdout
-                .write_all(render(&explanation, args.output)?.as_bytes())?;
+            streams.stdout.write_all(render(&explanation, output)?.as_bytes())?;
             let complete = explanation.selection.covers(&explanation.environment);
             Ok(if complete {
                 Outcome::Complete
@@ -73,7 +71,7 @@ fn run_explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> io::Result<Outc
                 Outcome::Incomplete
             })
         }
-        Err(error) => refuse(&error, args.output == Output::Json, streams),
+        Err(error) => refuse(&error, output == Output::Json, streams),
     }
 }
 

@@ -314,7 +314,13 @@ fn wrong_arguments_and_files_are_refused_with_the_reason() {
             ENVIRONMENT,
             &["--driver-cuda", "12.4"],
             "BadRequest",
-            "required arguments were not provided",
+            "required arguments were not provided: --driver <VERSION>",
+        ),
+        (
+            ENVIRONMENT,
+            &["--gpu", "0.0"],
+            "BadRequest",
+            "--gpu: `0.0` is not a compute capability",
         ),
         (ENVIRONMENT, &["--nonsense"], "BadRequest", "unexpected argument"),
         (
@@ -360,8 +366,108 @@ fn a_file_with_several_environments_needs_a_name() {
         message.ends_with("choose one with --name: team-a/pytorch, other"),
         "{message}"
     );
-    let named = explain_text(&several, &["--driver", "550.54.15", "--name", "other"]);
-    assert!(named.status.code() == Some(0) && named.stdout.starts_with(b"other on driver"));
+    for (name, shown) in [
+        ("other", "other on driver"),
+        ("pytorch", "team-a/pytorch on"),
+        ("team-a/pytorch", "team-a/pytorch on"),
+    ] {
+        let named = explain_text(&several, &["--driver", "550.54.15", "--name", name]);
+        assert!(
+            named.status.code() == Some(0) && named.stdout.starts_with(shown.as_bytes()),
+            "{name}"
+        );
+    }
+    let twins = format!("{several}---{}", ENVIRONMENT.replace("team-a", "team-b"));
+    let (_, message) = refusal(&explain_text(&twins, &["--name", "pytorch", "--output", "json"]));
+    assert!(
+        message.ends_with("choose one with --name: team-a/pytorch, team-b/pytorch"),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_output_may_be_chosen_before_the_command_and_a_missing_argument_is_named() {
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_kubectl-cudaenv"))
+            .args(arguments)
+            .output()
+            .unwrap()
+    };
+    for arguments in [
+        &["explain", "--output", "json"][..],
+        &["--output", "json", "explain"],
+        &["-ojson", "explain"],
+    ] {
+        let (reason, message) = refusal(&run(arguments));
+        assert_eq!(
+            (reason.as_str(), message.as_str()),
+            (
+                "BadRequest",
+                "the following required arguments were not provided: --filename <FILE>"
+            )
+        );
+    }
+    let absent = run(&["-o", "json", "explain", "-f", "/nonexistent/env.yaml"]);
+    assert!(refusal(&absent).1.starts_with("cannot read /nonexistent/env.yaml: "));
+    let (_, message) = refusal(&run(&["explain", "-f", "-", "--output", "jso", "--output=json"]));
+    assert!(message.contains("invalid value 'jso'"), "{message}");
+}
+
+#[test]
+fn what_all_variants_share_stands_once_below_the_table() {
+    let output = explain(&["--gpu", "8.0"]);
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "\
+team-a/pytorch on a node without driver, GPU 8.0, x86_64-linux
+
+PACKAGE  VARIANT  VERDICT   REASON
+torch    cu130    rejected  driver-missing
+torch    cu128    rejected  driver-missing
+torch    cu118    rejected  driver-missing
+
+Nothing fits: the node has no NVIDIA driver; install one, or run on a node that has one.
+"
+    );
+}
+
+#[test]
+fn details_stand_below_their_line_where_long_names_leave_no_room() {
+    let long = ENVIRONMENT.replace("name: torch\n", "name: torch-of-a-team-with-a-very-long-name\n");
+    let output = explain_text(&long, &["--driver", "550.163.01", "--gpu", "9.0"]);
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "\
+team-a/pytorch on driver 550.163.01 (CUDA 12.4), GPU 9.0, x86_64-linux
+
+PACKAGE                                VARIANT  VERDICT   REASON
+    DETAIL
+torch-of-a-team-with-a-very-long-name  cu130    rejected  driver-too-old
+    CUDA 13.0 does not start on driver 550.163.01 (CUDA 12.4) (error 35); needs driver 580.65.06 or newer; its forward
+    compatibility does not help: it depends on the GPU's brand, which is not known for compute capability 9.0; name it,
+    as in 9.0:tesla or 9.0:geforce-rtx
+torch-of-a-team-with-a-very-long-name  cu128    selected  minor-version-compat
+torch-of-a-team-with-a-very-long-name  cu118    rejected  outside-declared-range
+    the author declared it for driver 549.0 or older, and the node has 550.163.01
+"
+    );
+}
+
+#[test]
+fn a_compute_capability_that_no_table_knows_is_a_warning() {
+    for (gpu, warned) in [("99.9", true), ("12.0", false)] {
+        let output = explain(&["--driver", "570.124.06", "--gpu", gpu, "--output", "json"]);
+        assert_eq!(output.status.code(), Some(0));
+        let warnings = json(&output)["selected"]["torch"]["warnings"].to_string();
+        let says = format!("compute capability {gpu} is not known to this version");
+        assert_eq!(warnings.contains(&says), warned, "{warnings}");
+    }
+    let output = explain(&["--driver", "580.95.05", "--gpu", "6.9", "--output", "json"]);
+    let detail = json(&output)["rejected"][0]["detail"].as_str().unwrap().to_owned();
+    assert!(
+        detail.ends_with("; compute capability 6.9 is not known to this version"),
+        "{detail}"
+    );
 }
 
 #[test]

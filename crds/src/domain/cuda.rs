@@ -15,14 +15,15 @@ pub struct NumberError {
     pub wanted: &'static str,
 }
 
-/// Parses `<major>.<minor>`, decimal digits only, each at most 999.
-fn two_numbers(text: &str, wanted: &'static str) -> Result<(u16, u16), NumberError> {
+/// Parses `<major>.<minor>`, decimal digits only, each at most 999, the major at least `lowest`.
+fn two_numbers(text: &str, lowest: u16, wanted: &'static str) -> Result<(u16, u16), NumberError> {
     let number = |part: &str| {
         let digits = !part.is_empty() && part.len() <= 3 && part.bytes().all(|b| b.is_ascii_digit());
         digits.then(|| part.parse::<u16>().ok()).flatten()
     };
     text.split_once('.')
         .and_then(|(major, minor)| Some((number(major)?, number(minor)?)))
+        .filter(|(major, _)| *major >= lowest)
         .ok_or_else(|| NumberError {
             text: text.chars().take(64).collect(),
             wanted,
@@ -31,7 +32,7 @@ fn two_numbers(text: &str, wanted: &'static str) -> Result<(u16, u16), NumberErr
 
 /// Two numbers with a dot, ordered as numbers.
 macro_rules! two_part_number {
-    ($(#[$doc:meta])* $name:ident, $wanted:literal) => {
+    ($(#[$doc:meta])* $name:ident, $lowest:literal, $wanted:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name {
@@ -65,7 +66,7 @@ macro_rules! two_part_number {
         impl FromStr for $name {
             type Err = NumberError;
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                two_numbers(text, $wanted).map(|(major, minor)| Self { major, minor })
+                two_numbers(text, $lowest, $wanted).map(|(major, minor)| Self { major, minor })
             }
         }
         impl Serialize for $name {
@@ -85,17 +86,20 @@ macro_rules! two_part_number {
 two_part_number!(
     /// A CUDA release, as `12.8`.
     CudaVersion,
+    0,
     "a CUDA version such as 12.8"
 );
 two_part_number!(
     /// A PTX instruction set version, as `8.7`. It equals no CUDA version: 12.5 and 12.6 share 8.5.
     PtxIsa,
+    0,
     "a PTX instruction set version such as 8.7"
 );
 two_part_number!(
     /// The generation of one GPU, as `9.0`.
     ComputeCapability,
-    "a compute capability such as 9.0"
+    1,
+    "a compute capability such as 9.0 (there is none of major 0)"
 );
 
 impl CudaVersion {
@@ -139,6 +143,18 @@ mod tests {
         assert_eq!(version("12.8").to_driver_api(), 12080);
         assert_eq!(CudaVersion::from_driver_api(11040), version("11.4"));
         assert_eq!(ComputeCapability::from_sm(103).to_string(), "10.3");
+    }
+
+    #[test]
+    fn no_compute_capability_has_major_0() {
+        for text in ["0.0", "0.9", "00.1"] {
+            let error = text.parse::<ComputeCapability>().unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("`{text}` is not a compute capability such as 9.0 (there is none of major 0)")
+            );
+        }
+        assert_eq!("1.0".parse(), Ok(ComputeCapability::new(1, 0)));
     }
 
     #[test]

@@ -23,6 +23,16 @@ pub struct Environment {
     pub packages: Vec<Package>,
 }
 
+impl Environment {
+    /// `namespace/name`, or `name` where there is no namespace.
+    pub fn full_name(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{namespace}/{}", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
 /// A named member of an environment. Packages of conflicting CUDA versions live side by side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Package {

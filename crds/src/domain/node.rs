@@ -1,12 +1,12 @@
 //! Node facts: what selection knows of a node.
 //! Never read from a machine here; the agent observes them, the command line is told them.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cuda::{ComputeCapability, CudaVersion},
+    cuda::{ComputeCapability, CudaVersion, NumberError},
     driver::DriverVersion,
     store_path::System,
 };
@@ -121,6 +121,20 @@ impl<'de> Deserialize<'de> for Brand {
     }
 }
 
+/// Why a stated GPU is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    /// Not a compute capability.
+    #[error(transparent)]
+    ComputeCapability(NumberError),
+    /// Not a brand.
+    #[error("`{brand}` is not a brand known to NVML: {}", Brand::ALL.map(|(_, name)| name).join(", "))]
+    Brand {
+        /// What was given, escaped and cut.
+        brand: String,
+    },
+}
+
 /// GPUs of one kind in a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -136,6 +150,29 @@ pub struct Gpu {
     /// How many of them.
     #[serde(default = "one")]
     pub count: u32,
+}
+
+impl FromStr for Gpu {
+    type Err = GpuError;
+
+    /// Reads `COMPUTE-CAPABILITY[:BRAND]`, such as `9.0:tesla`: one such GPU.
+    fn from_str(text: &str) -> Result<Self, GpuError> {
+        let (capability, brand) = match text.split_once(':') {
+            Some((capability, brand)) => (capability, Some(brand)),
+            None => (text, None),
+        };
+        let named = |brand: &str| {
+            Brand::from_name(brand).ok_or_else(|| GpuError::Brand {
+                brand: brand.chars().take(64).flat_map(char::escape_debug).collect(),
+            })
+        };
+        Ok(Self {
+            compute_capability: capability.parse().map_err(GpuError::ComputeCapability)?,
+            brand: brand.map(named).transpose()?,
+            model: None,
+            count: 1,
+        })
+    }
 }
 
 fn one() -> u32 {
@@ -192,5 +229,29 @@ mod tests {
         }
         assert_eq!(Brand::from_name("GeForce RTX"), Some(Brand::GeForceRtx));
         assert_eq!(Brand::from_number(17), None);
+    }
+
+    #[test]
+    fn a_gpu_is_stated_by_its_capability_and_perhaps_its_brand() {
+        for (text, capability, brand) in [
+            ("9.0:tesla", "9.0", Some(Brand::Tesla)),
+            ("8.9", "8.9", None),
+            ("12.0:GeForce RTX", "12.0", Some(Brand::GeForceRtx)),
+            ("99.9", "99.9", None),
+        ] {
+            let gpu: Gpu = text.parse().unwrap();
+            assert_eq!(
+                (gpu.compute_capability.to_string().as_str(), gpu.brand, gpu.count),
+                (capability, brand, 1)
+            );
+        }
+        for text in ["", "sm_90", "9", "9.0.1", ":tesla", "９.0", " 9.0", "0.0", "0.0:tesla"] {
+            let error = text.parse::<Gpu>().unwrap_err();
+            assert!(matches!(error, GpuError::ComputeCapability(_)), "{text}: {error}");
+        }
+        for text in ["9.0:", "9.0:h100", "9.0:tesla:tesla"] {
+            let error = text.parse::<Gpu>().unwrap_err();
+            assert!(error.to_string().contains("quadro-rtx"), "{error}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use super::{
     compat::CompatRefusal,
     outcome::Reason,
-    releases::{first_cuda_with_ptx, oldest_driver},
+    releases::{first_cuda_with_ptx, is_known_capability, oldest_driver},
 };
 use crate::domain::{
     code::GpuCode,
@@ -200,6 +200,10 @@ fn write_code(
         join(uncovered),
         describe(code)
     )?;
+    let strange: Vec<_> = uncovered.iter().filter(|gpu| !is_known_capability(**gpu)).collect();
+    if !strange.is_empty() {
+        return write!(f, "; compute capability {} is not known to this version", join(strange));
+    }
     if gpus.len() > uncovered.len() {
         write!(
             f,

@@ -127,6 +127,26 @@ const OLDEST_BRANCH_SEEN: [(ComputeCapability, u32); 8] = [
     (ComputeCapability::new(12, 1), 580),
 ];
 
+/// Every compute capability that a compiler of CUDA 10 to 13.5 has a target for, and 3.0 and 3.2, which CUDA 11 dropped
+/// (`ptxas` of each release; NVIDIA's release notes).
+const KNOWN_CAPABILITIES: [(u16, &[u16]); 9] = [
+    (3, &[0, 2, 5, 7]),
+    (5, &[0, 2, 3]),
+    (6, &[0, 1, 2]),
+    (7, &[0, 2, 5]),
+    (8, &[0, 6, 7, 8, 9]),
+    (9, &[0]),
+    (10, &[0, 1, 3, 7]),
+    (11, &[0]),
+    (12, &[0, 1]),
+];
+
+/// Whether a GPU is of a kind that the tables here know.
+pub fn is_known_capability(gpu: ComputeCapability) -> bool {
+    let of_major = KNOWN_CAPABILITIES.iter().find(|(major, _)| *major == gpu.major());
+    of_major.is_some_and(|(_, minors)| minors.contains(&gpu.minor()))
+}
+
 /// The CUDA release of a driver branch, where one is known. Only for use where no library can be read.
 pub fn cuda_of_branch(major: u32) -> Option<CudaVersion> {
     BRANCHES

@@ -7,7 +7,7 @@ use super::{
     contents::Contents,
     judge::{Case, Run, capabilities},
     misfit::{describe, join},
-    releases::newest_known_branch,
+    releases::{is_known_capability, newest_known_branch},
 };
 use crate::domain::{code::GpuCode, store_path::StorePath};
 
@@ -29,6 +29,14 @@ impl Case<'_> {
                 .push("the node's GPUs are not known, so it was not checked whether there is code for them".to_owned());
         } else if self.code().is_none() {
             warnings.push("its GPU code is neither declared nor read yet, so it was not checked".to_owned());
+        }
+        for gpu in capabilities(self.host.gpus)
+            .into_iter()
+            .filter(|gpu| !is_known_capability(*gpu))
+        {
+            warnings.push(format!(
+                "compute capability {gpu} is not known to this version; its code was judged by the rule for the known ones"
+            ));
         }
         if !run.jit.is_empty() {
             warnings.push(format!(

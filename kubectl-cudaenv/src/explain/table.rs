@@ -11,12 +11,14 @@ use crds::{
     selection::Selection,
 };
 
-use super::{Explanation, full_name};
+use super::Explanation;
 
 /// Characters in a line.
 const WIDTH: usize = 120;
-/// The narrowest column that a detail is wrapped into.
-const NARROWEST: usize = 40;
+/// The narrowest column that a detail is wrapped into. Where long names leave less, details stand below their line.
+const NARROWEST: usize = 60;
+/// How far details are indented that stand below their line.
+const BELOW: usize = 4;
 
 /// One variant's line: package, variant, verdict, mode or reason, and the sentences behind them.
 struct Row {
@@ -27,7 +29,8 @@ struct Row {
 /// The whole table, with a line end.
 pub fn render(explanation: &Explanation) -> String {
     let environment = &explanation.environment;
-    let mut text = format!("{} on {}\n\n", full_name(environment), describe(&explanation.node));
+    let shared = explanation.selection.shared_rejection();
+    let mut text = format!("{} on {}\n\n", environment.full_name(), describe(&explanation.node));
     let mut rows = vec![Row {
         cells: ["PACKAGE", "VARIANT", "VERDICT", "REASON"].map(str::to_owned),
         details: vec!["DETAIL".to_owned()],
@@ -40,9 +43,17 @@ pub fn render(explanation: &Explanation) -> String {
                 .map(|variant| row(package, variant, &explanation.selection)),
         );
     }
+    if shared.is_some() {
+        rows.iter_mut().for_each(|row| row.details.clear());
+    }
     let widths = [0, 1, 2, 3].map(|column| rows.iter().map(|row| row.cells[column].len()).max().unwrap_or_default());
     for row in &rows {
         write_row(&mut text, row, widths);
+    }
+    if let Some(shared) = shared {
+        let sentence = format!("Nothing fits: {}.", shared.detail);
+        let _ = write!(text, "\n{}\n", wrap(&sentence, WIDTH).join("\n"));
+        return text;
     }
     for package in &environment.packages {
         if !explanation.selection.selected.contains_key(&package.name) {
@@ -118,10 +129,12 @@ fn write_row(text: &mut String, row: &Row, widths: [usize; 4]) {
     for (cell, width) in row.cells.iter().zip(widths) {
         let _ = write!(line, "{cell:width$}  ");
     }
-    let indent = line.len();
-    let room = WIDTH.saturating_sub(indent).max(NARROWEST);
+    let below = line.len() + NARROWEST > WIDTH;
+    let indent = if below { BELOW } else { line.len() };
+    let room = WIDTH - indent;
     for (number, part) in row.details.iter().flat_map(|detail| wrap(detail, room)).enumerate() {
-        if number > 0 {
+        if number > 0 || below {
+            line.truncate(line.trim_end().len());
             let _ = write!(line, "\n{:indent$}", "");
         }
         line.push_str(&part);

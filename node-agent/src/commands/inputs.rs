@@ -14,7 +14,7 @@ use binary_cache::{
 };
 use crds::{
     domain::{cache::CacheSource, environment::Environment},
-    manifest::{self, ManifestError},
+    manifest::{self, ChoiceError, ManifestError},
 };
 use url::Url;
 
@@ -27,16 +27,8 @@ pub enum InputError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{}", path.display())]
     Manifest { path: PathBuf, source: Box<ManifestError> },
-    #[error("{} has no CUDAEnvironment or ClusterCUDAEnvironment", path.display())]
-    NoEnvironment { path: PathBuf },
-    #[error("{} has no environment `{wanted}`; it has {}", path.display(), present.join(", "))]
-    OtherEnvironments {
-        path: PathBuf,
-        wanted: String,
-        present: Vec<String>,
-    },
-    #[error("{} has several environments, say which with --name: {}", path.display(), present.join(", "))]
-    SeveralEnvironments { path: PathBuf, present: Vec<String> },
+    #[error("in {}", path.display())]
+    Choice { path: PathBuf, source: ChoiceError },
     #[error("{} has no CUDABinaryCache", path.display())]
     NoCaches { path: PathBuf },
     #[error("spec.caches names `{name}`, which is not in {}", path.display())]
@@ -83,33 +75,11 @@ pub(super) fn environment(path: &Path, wanted: Option<&str>) -> Result<Environme
         path: path.to_owned(),
         source: Box::new(source),
     };
-    let mut all = manifest::environments(&read(path)?).map_err(manifest)?;
-    let present: Vec<_> = all.iter().map(full_name).collect();
-    let path = path.to_owned();
-    let Some(wanted) = wanted else {
-        return match all.len() {
-            0 => Err(InputError::NoEnvironment { path }),
-            1 => Ok(all.remove(0)),
-            _ => Err(InputError::SeveralEnvironments { path, present }),
-        };
-    };
-    all.retain(|environment| environment.name == wanted || full_name(environment) == wanted);
-    match all.len() {
-        0 => Err(InputError::OtherEnvironments {
-            path,
-            wanted: wanted.to_owned(),
-            present,
-        }),
-        1 => Ok(all.remove(0)),
-        _ => Err(InputError::SeveralEnvironments { path, present }),
-    }
-}
-
-fn full_name(environment: &Environment) -> String {
-    match &environment.namespace {
-        Some(namespace) => format!("{namespace}/{}", environment.name),
-        None => environment.name.clone(),
-    }
+    let all = manifest::environments(&read(path)?).map_err(manifest)?;
+    manifest::choose(all, wanted).map_err(|source| InputError::Choice {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The caches that the environment may be had from, in its order where it names some.

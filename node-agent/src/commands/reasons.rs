@@ -1,6 +1,7 @@
 //! From the errors of commands to reasons: one table, every match exhaustive, so that no new error goes without a word.
 
 use binary_cache::{closure::ClosureError, substitute::SubstituteError};
+use crds::manifest::ChoiceError;
 
 use super::{RUN_FAILED, inputs::InputError, obtain::ObtainError, run::RunError};
 use crate::{
@@ -42,10 +43,16 @@ impl From<RunError> for Failure {
 
 fn of_input(error: &InputError) -> Reason {
     match error {
-        InputError::NoEnvironment { .. } | InputError::OtherEnvironments { .. } => Reason::EnvironmentNotFound,
+        InputError::Choice {
+            source: ChoiceError::NoEnvironment | ChoiceError::NotThere { .. },
+            ..
+        } => Reason::EnvironmentNotFound,
         InputError::Read { .. }
         | InputError::Manifest { .. }
-        | InputError::SeveralEnvironments { .. }
+        | InputError::Choice {
+            source: ChoiceError::Several { .. },
+            ..
+        }
         | InputError::NoCaches { .. }
         | InputError::UnknownCache { .. }
         | InputError::Url { .. }

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use crds::domain::{
-    cuda::{ComputeCapability, CudaVersion, NumberError},
+    cuda::{ComputeCapability, CudaVersion},
     driver::DriverVersion,
-    node::{Brand, Gpu},
+    node::{Brand, Gpu, GpuError},
 };
 use nvml_wrapper::{Device, Nvml, enum_wrappers::device::Brand as NvmlBrand, error::NvmlError};
 use serde::Deserialize;
@@ -41,15 +41,6 @@ pub struct Observed {
     pub faults: Vec<String>,
 }
 
-/// Why a stated GPU is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum GpuError {
-    #[error("the compute capability of GPU `{text}` cannot be read")]
-    ComputeCapability { text: String, source: NumberError },
-    #[error("`{brand}` is not a GPU brand known to NVML; known are {}", known_brands())]
-    Brand { brand: String },
-}
-
 /// Why a file of facts cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
@@ -70,34 +61,9 @@ pub enum NvmlFault {
     Count(#[source] NvmlError),
 }
 
-fn known_brands() -> String {
-    Brand::ALL.map(|(_, name)| name).join(", ")
-}
-
 /// Reads `COMPUTE-CAPABILITY[:BRAND]`, such as `9.0:tesla`.
 pub fn parse_gpu(text: &str) -> Result<Gpu, GpuError> {
-    let (capability, brand) = match text.split_once(':') {
-        Some((capability, brand)) => (capability, Some(brand)),
-        None => (text, None),
-    };
-    let compute_capability = capability
-        .trim()
-        .parse()
-        .map_err(|source| GpuError::ComputeCapability {
-            text: text.chars().take(64).collect(),
-            source,
-        })?;
-    let named = |brand: &str| {
-        Brand::from_name(brand).ok_or_else(|| GpuError::Brand {
-            brand: brand.chars().take(64).collect(),
-        })
-    };
-    Ok(Gpu {
-        compute_capability,
-        brand: brand.map(named).transpose()?,
-        model: None,
-        count: 1,
-    })
+    text.parse()
 }
 
 /// Reads a file of facts.
@@ -190,27 +156,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gpu_is_stated_by_its_capability_and_perhaps_its_brand() {
-        let gpu = parse_gpu("9.0:tesla").unwrap();
-        assert_eq!(
-            (gpu.compute_capability.to_string().as_str(), gpu.brand, gpu.count),
-            ("9.0", Some(Brand::Tesla), 1)
-        );
-        assert_eq!(parse_gpu("8.9").unwrap().brand, None);
-        assert_eq!(parse_gpu("12.0:GeForce RTX").unwrap().brand, Some(Brand::GeForceRtx));
-        for text in ["", "sm_90", "9", "9.0.1", ":tesla", "９.0"] {
-            assert!(
-                matches!(parse_gpu(text), Err(GpuError::ComputeCapability { .. })),
-                "{text}"
-            );
-        }
-        for text in ["9.0:", "9.0:h100", "9.0:tesla:tesla"] {
-            let error = parse_gpu(text).unwrap_err();
-            assert!(error.to_string().contains("quadro-rtx"), "{error}");
-        }
-    }
-
-    #[test]
     fn facts_are_json_or_yaml_and_nothing_unknown() {
         let json = r#"{"driver": {"version": "535.274.02"}, "gpus": [{"computeCapability": "9.0", "brand": "tesla", "count": 8}]}"#;
         let yaml = "driver:\n  version: 535.274.02\ngpus:\n- computeCapability: \"9.0\"\n  brand: tesla\n  count: 8\n";
@@ -222,6 +167,7 @@ mod tests {
             r#"{"gpu": []}"#,
             r#"{"gpus": [{"computeCapability": "9.0", "brnad": "tesla"}]}"#,
             r#"{"gpus": [{"computeCapability": "9.0", "brand": "h100"}]}"#,
+            r#"{"gpus": [{"computeCapability": "0.0"}]}"#,
             r#"{"driver": {"version": "535"}}"#,
             r#"{"gpus": [{}]}"#,
             "[1, 2",

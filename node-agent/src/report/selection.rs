@@ -8,6 +8,9 @@ use super::failure::Reason;
 
 /// Why there is no view, for people: the packages without a variant, each variant with its reason.
 pub fn refusal(selection: &Selection) -> String {
+    if let Some(shared) = selection.shared_rejection() {
+        return format!("no variant fits this node: {}: {}", shared.reason, shared.detail);
+    }
     let mut text = String::new();
     let mut last = None;
     for rejected in selection
@@ -104,5 +107,26 @@ mod tests {
             refusal(&selection),
             "no variant of package pytorch fits this node; cu130: driver-too-old: detail of cu130; cu118: no-code-for-gpu: detail of cu118"
         );
+    }
+
+    #[test]
+    fn what_all_variants_share_is_said_once() {
+        let rejected = |package: &str, variant: &str| Rejected {
+            package: package.into(),
+            variant: variant.into(),
+            reason: Misfit::DriverMissing,
+            detail: "the node has no driver".into(),
+        };
+        let mut selection = Selection {
+            rejected: vec![rejected("pytorch", "cu130"), rejected("jax", "cu118")],
+            ..Selection::default()
+        };
+        let once = "no variant fits this node: driver-missing: the node has no driver";
+        assert_eq!(refusal(&selection), once);
+        selection.rejected[1].detail.push_str(" at all");
+        assert_ne!(refusal(&selection), once);
+        selection.rejected.pop();
+        let named = "no variant of package pytorch fits this node; cu130: driver-missing: the node has no driver";
+        assert_eq!(refusal(&selection), named);
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps},
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps},
     io::Errno,
     mount::MountFlags,
 };
@@ -30,7 +30,7 @@ struct Level {
     from: OwnedFd,
     to: OwnedFd,
     /// What mode and time the folder gets when it is finished: those of the topmost layer that has it.
-    finally: Stat,
+    finally: (Mode, Timespec),
     entries: Dir,
 }
 
@@ -146,7 +146,12 @@ fn open_level<P: rustix::path::Arg>(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let from = rustix::fs::openat(from.0, from.1, flags, Mode::empty())?;
     let to = rustix::fs::openat(to.0, to.1, flags, Mode::empty())?;
-    let finally = rustix::fs::fstat(if new { &from } else { &to })?;
+    let found = rustix::fs::fstat(if new { &from } else { &to })?;
+    let time = Timespec {
+        tv_sec: found.st_mtime,
+        tv_nsec: found.st_mtime_nsec.try_into().unwrap_or_default(),
+    };
+    let finally = (Mode::from_raw_mode(found.st_mode & 0o7777), time);
     rustix::fs::fchmod(&to, Mode::from_raw_mode(0o755))?;
     let entries = Dir::read_from(&from)?;
     Ok(Level {
@@ -160,18 +165,8 @@ fn open_level<P: rustix::path::Arg>(
 
 /// Gives a finished folder its mode and its time.
 fn settle(level: &Level) -> Result<(), Errno> {
-    let Stat {
-        st_mode,
-        st_mtime,
-        st_mtime_nsec,
-        ..
-    } = level.finally;
-    rustix::fs::fchmod(&level.to, Mode::from_raw_mode(st_mode & 0o7777))?;
-    let nanoseconds = st_mtime_nsec.try_into().unwrap_or_default();
-    let time = Timespec {
-        tv_sec: st_mtime,
-        tv_nsec: nanoseconds,
-    };
+    let (mode, time) = level.finally;
+    rustix::fs::fchmod(&level.to, mode)?;
     rustix::fs::futimens(
         &level.to,
         &Timestamps {

@@ -3,12 +3,13 @@
 
 use std::{
     io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{AtFlags, CWD, Mode, OFlags},
+    io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
         fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
@@ -17,7 +18,9 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-use crate::plan::root::RootStep;
+use crate::plan::root::{RootStep, VIEW_AT};
+
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
 /// Which step of entering failed, and at which path.
 #[derive(Debug, thiserror::Error)]
@@ -84,20 +87,17 @@ fn write_map(file: &str, line: &str) -> Result<(), EnterError> {
 
 /// Builds the root that `steps` describe and makes it this thread's root, with the working folder where it was.
 ///
-/// `view` is a detached or attached mount of the view; `scratch` an existing folder of ours, over which the new root is mounted
+/// `view` is a detached mount of the view, which is attached here; `scratch` an existing folder of ours, over which the new root is mounted
 /// for a moment, seen by this namespace alone.
 pub fn enter(steps: &[RootStep], view: BorrowedFd<'_>, scratch: &Path) -> Result<(), EnterError> {
     let working_folder = std::env::current_dir().map_err(|source| EnterError::WorkingFolder {
         path: ".".into(),
         source,
     })?;
-    let sources = steps
-        .iter()
-        .map(|step| source_of(step, view))
-        .collect::<Result<Vec<_>, _>>()?;
+    let sources = steps.iter().map(source_of).collect::<Result<Vec<_>, _>>()?;
     let root = new_root(scratch)?;
     for (step, source) in steps.iter().zip(sources) {
-        apply(step, source, &root)?;
+        apply(step, source, view, &root)?;
     }
     drop(root);
     let pivot = |source: rustix::io::Errno| EnterError::Pivot { source: source.into() };
@@ -111,34 +111,20 @@ pub fn enter(steps: &[RootStep], view: BorrowedFd<'_>, scratch: &Path) -> Result
     })
 }
 
-/// Takes hold of what a step mounts, before the new root covers anything.
-fn source_of(step: &RootStep, view: BorrowedFd<'_>) -> Result<Option<OwnedFd>, EnterError> {
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    match step {
-        RootStep::MakeDirectory { .. } | RootStep::MakeSymlink { .. } => Ok(None),
-        RootStep::BindHostDirectory { at } | RootStep::BindHostFile { at } => {
-            let host = Path::new("/").join(at);
-            let flags = clone | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-            open_tree(CWD, &host, flags)
-                .map(Some)
-                .map_err(|source| EnterError::Clone {
-                    path: at.clone(),
-                    source: source.into(),
-                })
-        }
-        RootStep::BindView { part, at } => {
-            let flags = if part.is_empty() {
-                clone | OpenTreeFlags::AT_EMPTY_PATH
-            } else {
-                clone
-            };
-            open_tree(view, *part, flags)
-                .map(Some)
-                .map_err(|source| EnterError::Mount {
-                    path: at.into(),
-                    source: source.into(),
-                })
-        }
+/// Takes hold of what a step shows of the host, before the new root covers anything. What has gone since it was listed, as files
+/// in `/run` come and go, is nothing.
+fn source_of(step: &RootStep) -> Result<Option<OwnedFd>, EnterError> {
+    let (RootStep::BindHostDirectory { at } | RootStep::BindHostFile { at }) = step else {
+        return Ok(None);
+    };
+    let flags = CLONE | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    match open_tree(CWD, Path::new("/").join(at), flags) {
+        Ok(tree) => Ok(Some(tree)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(source) => Err(EnterError::Clone {
+            path: at.clone(),
+            source: source.into(),
+        }),
     }
 }
 
@@ -164,36 +150,65 @@ fn new_root(scratch: &Path) -> Result<OwnedFd, EnterError> {
     Ok(mount)
 }
 
-fn apply(step: &RootStep, source: Option<OwnedFd>, root: &OwnedFd) -> Result<(), EnterError> {
-    let make = |path: &Path, result: rustix::io::Result<()>| {
-        result.map_err(|source| EnterError::Make {
-            path: path.to_owned(),
-            source: source.into(),
-        })
-    };
+fn apply(step: &RootStep, source: Option<OwnedFd>, view: BorrowedFd<'_>, root: &OwnedFd) -> Result<(), EnterError> {
     match step {
-        RootStep::MakeDirectory { at } => make(at, rustix::fs::mkdirat(root, at, Mode::from_raw_mode(0o755))),
-        RootStep::MakeSymlink { at, target } => make(at, rustix::fs::symlinkat(target, root, at)),
+        RootStep::MakeDirectory { at } => make_directory(root, at),
+        RootStep::MakeSymlink { at, target } => made(at, rustix::fs::symlinkat(target, root, at)),
         RootStep::BindHostDirectory { at } => {
-            make(at, rustix::fs::mkdirat(root, at, Mode::from_raw_mode(0o755)))?;
-            mount_at(source, root, at)
+            let Some(tree) = source else { return Ok(()) };
+            make_directory(root, at)?;
+            show(&tree, root, at, AtFlags::REMOVEDIR)
         }
         RootStep::BindHostFile { at } => {
+            let Some(tree) = source else { return Ok(()) };
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::WRONLY;
-            make(
+            made(
                 at,
                 rustix::fs::openat(root, at, flags, Mode::from_raw_mode(0o600)).map(drop),
             )?;
-            mount_at(source, root, at)
+            show(&tree, root, at, AtFlags::empty())
         }
-        RootStep::BindView { at, .. } => mount_at(source, root, Path::new(at)),
+        RootStep::AttachView { at } => mounted(Path::new(at), attach(view, root, Path::new(at))),
+        RootStep::BindPart { part, at } => {
+            let tree = open_tree(root, Path::new(VIEW_AT).join(part), CLONE);
+            let shown = tree.and_then(|tree| attach(tree.as_fd(), root, Path::new(at)));
+            mounted(Path::new(at), shown)
+        }
     }
 }
 
-fn mount_at(source: Option<OwnedFd>, root: &OwnedFd, at: &Path) -> Result<(), EnterError> {
-    let Some(tree) = source else { return Ok(()) };
-    move_mount(&tree, "", root, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(|source| EnterError::Mount {
-        path: at.to_owned(),
+/// With a mode that the caller's umask does not narrow: programs that give up root still look through it.
+fn make_directory(root: &OwnedFd, at: &Path) -> Result<(), EnterError> {
+    let mode = Mode::from_raw_mode(0o755);
+    let result = rustix::fs::mkdirat(root, at, mode);
+    made(
+        at,
+        result.and_then(|()| rustix::fs::chmodat(root, at, mode, AtFlags::empty())),
+    )
+}
+
+/// Shows something of the host; what has gone meanwhile leaves no empty place behind.
+fn show(tree: &OwnedFd, root: &OwnedFd, at: &Path, kind: AtFlags) -> Result<(), EnterError> {
+    match attach(tree.as_fd(), root, at) {
+        Err(Errno::NOENT) => made(at, rustix::fs::unlinkat(root, at, kind)),
+        result => mounted(at, result),
+    }
+}
+
+fn attach(tree: BorrowedFd<'_>, root: &OwnedFd, at: &Path) -> rustix::io::Result<()> {
+    move_mount(tree, "", root, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+fn made(path: &Path, result: rustix::io::Result<()>) -> Result<(), EnterError> {
+    result.map_err(|source| EnterError::Make {
+        path: path.to_owned(),
+        source: source.into(),
+    })
+}
+
+fn mounted(path: &Path, result: rustix::io::Result<()>) -> Result<(), EnterError> {
+    result.map_err(|source| EnterError::Mount {
+        path: path.to_owned(),
         source: source.into(),
     })
 }

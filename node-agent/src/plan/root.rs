@@ -33,8 +33,12 @@ pub enum RootStep {
     BindHostFile {
         at: PathBuf,
     },
-    /// Shows a part of the view.
-    BindView {
+    /// Shows the whole view.
+    AttachView {
+        at: &'static str,
+    },
+    /// Shows a part of the view, which is attached at [`VIEW_AT`] by then.
+    BindPart {
         part: &'static str,
         at: &'static str,
     },
@@ -64,15 +68,16 @@ pub fn plan(host: &HostRoot) -> Vec<RootStep> {
             at: Path::new(folder).join(mount),
         }));
     }
-    steps.push(RootStep::BindView {
+    // The whole first: its parts are taken from where it is attached, since Linux before 6.15 takes none from a mount that is not.
+    steps.push(RootStep::AttachView { at: VIEW_AT });
+    steps.push(RootStep::BindPart {
         part: "nix/store",
         at: STORE_AT,
     });
-    steps.push(RootStep::BindView {
+    steps.push(RootStep::BindPart {
         part: "driver",
         at: DRIVER_AT,
     });
-    steps.push(RootStep::BindView { part: "", at: VIEW_AT });
     steps
 }
 
@@ -139,9 +144,9 @@ mod tests {
         }));
         assert_eq!(
             steps.last(),
-            Some(&RootStep::BindView {
-                part: "",
-                at: "run/cudaenv"
+            Some(&RootStep::BindPart {
+                part: "driver",
+                at: "run/opengl-driver"
             })
         );
     }

@@ -14,7 +14,7 @@ use crds::domain::store_path::{StorePath, is_hash};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
 
 pub use layout::Layout;
-pub use lease::{Lease, LeaseContent};
+pub use lease::{Holder, Lease, LeaseContent};
 pub use record::{Record, RecordError};
 pub use staging::{PathLock, Workspace};
 pub(crate) use state::ViewRecord;

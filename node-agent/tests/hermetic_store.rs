@@ -242,8 +242,8 @@ async fn collection_spares_what_is_leased_and_takes_the_rest() {
     let lease = store
         .lease(&LeaseContent {
             view: Some(digest),
-            bridge: None,
             paths: kept.clone(),
+            ..LeaseContent::default()
         })
         .unwrap();
     let other_process = open(folder.path());

@@ -44,7 +44,7 @@ use crate::{
         driver::DriverFiles,
         view::{ViewKind, ViewRequest},
     },
-    store::{Lease, LeaseContent, NodeStore, StoreError},
+    store::{Holder, Lease, LeaseContent, NodeStore, StoreError},
 };
 
 /// Which step between the files and the program failed.
@@ -180,6 +180,7 @@ impl Prepared {
             view: Some(view.digest.clone()),
             bridge: Some(bridge.plan.id.clone()),
             paths: view.paths.clone(),
+            holder: Holder::this_process(),
         };
         let lease = store.lease(&content).map_err(|source| RunError::Lease { source })?;
         obtained.lease.end().map_err(|source| RunError::Lease { source })?;

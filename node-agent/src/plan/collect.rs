@@ -94,7 +94,8 @@ pub fn plan(state: &StoreState, policy: &CollectPolicy, now: SystemTime) -> Coll
         .filter(stays)
         .filter_map(|v| v.bridge.as_ref())
         .collect();
-    let unused = |id: &&BridgeId| !bridges_in_use.contains(id) && !state.leased_bridges.contains(*id);
+    let unused =
+        |id: &&BridgeId| !state.unknown_use && !bridges_in_use.contains(id) && !state.leased_bridges.contains(*id);
     plan.remove_bridges = state.bridges.iter().filter(unused).cloned().collect();
     let wanted = plan.used_bytes > policy.high;
     let mut layers: Vec<&Layer> = state.layers.iter().collect();
@@ -126,7 +127,8 @@ pub fn plan(state: &StoreState, policy: &CollectPolicy, now: SystemTime) -> Coll
 /// of them. A plain view of a damaged path is as damaged as the path.
 pub fn discard(state: &StoreState, damaged: &BTreeSet<StorePath>) -> CollectPlan {
     let in_use = state.in_use();
-    let (kept, remove): (Vec<_>, Vec<_>) = damaged.iter().cloned().partition(|path| in_use.contains(path));
+    let stays = |path: &StorePath| state.unknown_use || in_use.contains(path);
+    let (kept, remove): (Vec<_>, Vec<_>) = damaged.iter().cloned().partition(stays);
     let affected = |view: &&BuiltView| !view.in_use && view.paths.iter().any(|path| remove.contains(path));
     CollectPlan {
         remove_views: state
@@ -223,6 +225,7 @@ mod tests {
             bridge: None,
             last_used: at(1),
             in_use,
+            broken: false,
         };
         state.views = vec![view(true)];
         let mut policy = policy(0, 0);
@@ -256,6 +259,7 @@ mod tests {
             bridge: Some(id("535.a")),
             last_used: at(1),
             in_use,
+            broken: false,
         };
         state.views = vec![view(true)];
         assert_eq!(plan(&state, &policy(0, 0), at(100)).remove_bridges, [id("550.b")]);
@@ -272,6 +276,19 @@ mod tests {
     }
 
     #[test]
+    fn where_a_use_cannot_be_read_nothing_goes() {
+        let mut state = state();
+        state.bridges = ["535.a".parse().unwrap()].into();
+        state.unknown_use = true;
+        let kept = plan(&state, &policy(0, 0), at(100));
+        assert!(kept.remove.is_empty() && kept.remove_bridges.is_empty());
+        assert_eq!(kept.kept, BTreeMap::from([(Kept::InUse, 4)]));
+        assert!(discard(&state, &[path('a')].into()).remove.is_empty());
+        state.unknown_use = false;
+        assert_eq!(plan(&state, &policy(0, 0), at(100)).remove.len(), 4);
+    }
+
+    #[test]
     fn damaged_paths_go_with_their_views_unless_something_uses_them() {
         let mut state = state();
         state.leased.insert(path('a'));
@@ -281,6 +298,7 @@ mod tests {
             bridge: None,
             last_used: at(1),
             in_use: false,
+            broken: false,
         }];
         let plan = discard(&state, &[path('a'), path('b')].into());
         assert_eq!((plan.remove, plan.remove_views.len()), (vec![path('b')], 1));

@@ -31,6 +31,8 @@ pub struct BuiltView {
     pub last_used: SystemTime,
     /// Whether it is mounted, published or leased now.
     pub in_use: bool,
+    /// Whether what it holds could not be read: it is of no use, and cannot say what it uses.
+    pub broken: bool,
 }
 
 /// Everything that garbage collection looks at.
@@ -46,6 +48,8 @@ pub struct StoreState {
     pub leased: BTreeSet<StorePath>,
     /// Driver bridges of live leases.
     pub leased_bridges: BTreeSet<BridgeId>,
+    /// Something that is in use could not be read: whatever it uses must stay, so all must.
+    pub unknown_use: bool,
 }
 
 impl StoreState {
@@ -56,6 +60,9 @@ impl StoreState {
 
     /// Store paths that something uses now: those of live leases and of views in use.
     pub fn in_use(&self) -> BTreeSet<&StorePath> {
+        if self.unknown_use {
+            return self.layers.iter().map(|layer| &layer.path).collect();
+        }
         let views = self
             .views
             .iter()

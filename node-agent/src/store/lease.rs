@@ -3,8 +3,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -26,7 +26,50 @@ pub struct LeaseContent {
     pub bridge: Option<BridgeId>,
     /// Store paths that must stay, fetched already or being fetched.
     pub paths: BTreeSet<StorePath>,
+    /// The process that the lease is for, where a program is to inherit it.
+    #[serde(default)]
+    pub holder: Option<Holder>,
 }
+
+/// A process, told from later ones of its number by when it began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pid: u32,
+    /// Clock ticks after boot (field 22 of proc(5)'s stat).
+    started: u64,
+}
+
+impl Holder {
+    /// This process, and the program that it becomes by `exec`.
+    pub fn this_process() -> Option<Self> {
+        let pid = std::process::id();
+        Some(Self {
+            pid,
+            started: started(pid)?,
+        })
+    }
+
+    fn is_alive(&self) -> bool {
+        started(self.pid) == Some(self.started)
+    }
+}
+
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything; the fields behind it begin with the third.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// A lease that somebody holds.
+#[derive(Debug)]
+pub(super) enum Live {
+    Keeps(LeaseContent),
+    /// It cannot be read: whatever it keeps must stay.
+    Unreadable,
+}
+
+/// The lowest number of a lease's descriptor: programs count theirs from 3, and shell scripts use single digits.
+const DESCRIPTOR: i32 = 200;
 
 /// A promise by garbage collection to leave some layers alone, for as long as this value, or a program that inherited
 /// it, lives.
@@ -47,15 +90,13 @@ impl NodeStore {
         let _no_collection = lock::shared(&self.layout().lock())?;
         for attempt in 0_u64.. {
             let path = self.layout().leases().join(format!("{}.{attempt}", std::process::id()));
-            let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(source) => return Err(StoreError::Create { path, source }),
             };
-            let locked =
-                lock::try_exclusive(&file).and_then(|locked| if locked { file.write_all(&text) } else { Ok(()) });
-            return match locked {
-                Ok(()) => Ok(Lease { path, file }),
+            return match file.write_all(&text).and_then(|()| hold(&path)) {
+                Ok(file) => Ok(Lease { path, file }),
                 Err(source) => Err(StoreError::Write { path, source }),
             };
         }
@@ -69,7 +110,7 @@ impl NodeStore {
     /// What live leases keep. Removes the files of leases whose holder is gone.
     ///
     /// Call it under the exclusive lock, else a lease that is just being written looks like a stale one.
-    pub(super) fn live_leases(&self) -> Result<Vec<LeaseContent>, StoreError> {
+    pub(super) fn live_leases(&self) -> Result<Vec<Live>, StoreError> {
         let mut live = Vec::new();
         for name in list(&self.layout().leases())? {
             let path = self.layout().leases().join(name);
@@ -79,28 +120,37 @@ impl NodeStore {
     }
 }
 
-fn live_lease(path: &Path) -> Result<Option<LeaseContent>, StoreError> {
-    let unreadable = |source| StoreError::Read {
-        path: path.to_owned(),
-        source,
-    };
+/// Opens a written lease for reading alone, so that the program that inherits it cannot spoil it, and locks it.
+fn hold(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    if !lock::try_exclusive(&file)? {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    // The lock is the open file's, not the descriptor's: it goes along. Where the limit is lower, any number will do.
+    let high = rustix::io::fcntl_dupfd_cloexec(&file, DESCRIPTOR);
+    Ok(high.map_or(file, File::from))
+}
+
+fn live_lease(path: &Path) -> Result<Option<Live>, StoreError> {
     let file = match File::open(path) {
         Ok(file) => file,
-        // Its holder ended it just now.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(unreadable(source)),
+        Err(_) => return Ok(Some(Live::Unreadable)),
     };
-    if lock::try_exclusive(&file).map_err(unreadable)? {
-        super::staging::remove(path)?;
-        return Ok(None);
-    }
-    let mut text = Vec::new();
-    (&file).read_to_end(&mut text).map_err(unreadable)?;
-    let content = serde_json::from_slice(&text).map_err(|source| StoreError::BadList {
+    let unlocked = lock::try_exclusive(&file).map_err(|source| StoreError::Read {
         path: path.to_owned(),
         source,
     })?;
-    Ok(Some(content))
+    let content = fs::read(path)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<LeaseContent>(&text).ok());
+    let holder = content.as_ref().and_then(|content| content.holder.as_ref());
+    // A program may have closed the descriptor that it inherited; it uses the layers all the same.
+    if unlocked && !holder.is_some_and(Holder::is_alive) {
+        super::staging::remove(path)?;
+        return Ok(None);
+    }
+    Ok(Some(content.map_or(Live::Unreadable, Live::Keeps)))
 }
 
 impl Lease {

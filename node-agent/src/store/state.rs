@@ -12,7 +12,7 @@ use std::{
 use crds::domain::store_path::StorePath;
 use serde::{Deserialize, Serialize};
 
-use super::{NodeStore, StoreError, list, mounts};
+use super::{NodeStore, StoreError, lease::Live, list, mounts};
 use crate::snapshot::{
     store::{BuiltView, Layer, StoreState},
     view::{BridgeId, ViewDigest, ViewKind},
@@ -46,18 +46,35 @@ impl NodeStore {
                 last_used,
             });
         }
-        let leases = self.live_leases()?;
+        let mut unknown_use = false;
+        let mut leases = Vec::new();
+        for lease in self.live_leases()? {
+            match lease {
+                Live::Keeps(content) => leases.push(content),
+                Live::Unreadable => unknown_use = true,
+            }
+        }
         let mut used_views: BTreeSet<ViewDigest> = leases.iter().filter_map(|lease| lease.view.clone()).collect();
-        used_views.extend(self.published_views()?);
+        match self.published_views() {
+            Ok(published) => used_views.extend(published),
+            Err(StoreError::BadList { path, source }) => {
+                tracing::warn!(path = %path.display(), error = %source, "a volume's record cannot be read: nothing is removed");
+                unknown_use = true;
+            }
+            Err(error) => return Err(error),
+        }
+        let views = self.built_views(&used_views)?;
+        unknown_use |= views.iter().any(|view| view.broken && view.in_use);
         let leased_bridges = leases.iter().filter_map(|lease| lease.bridge.clone()).collect();
         let leased = leases.into_iter().flat_map(|lease| lease.paths).collect();
         let bridges = list(&self.layout().drivers())?;
         Ok(StoreState {
             layers,
-            views: self.built_views(&used_views)?,
+            views,
             bridges: bridges.iter().filter_map(|name| name.parse().ok()).collect(),
             leased,
             leased_bridges,
+            unknown_use,
         })
     }
 
@@ -72,9 +89,12 @@ impl NodeStore {
                 .map(|kind| mounts::mounted_at(&table, &self.layout().view_mount(&digest, kind)).is_some());
             let file = self.layout().view_record(&digest);
             // A view without its list was never mounted: the list is durable before the mount is made.
-            let (paths, bridge) = read_json::<ViewRecord>(&file)?
-                .map(|record| (record.paths, record.bridge))
-                .unwrap_or_default();
+            let (held, broken) = match read_json::<ViewRecord>(&file) {
+                Ok(held) => (held, false),
+                Err(StoreError::BadList { .. }) => (None, true),
+                Err(error) => return Err(error),
+            };
+            let (paths, bridge) = held.map(|record| (record.paths, record.bridge)).unwrap_or_default();
             let in_use = mounted.contains(&true) || used.contains(&digest);
             views.push(BuiltView {
                 digest,
@@ -82,6 +102,7 @@ impl NodeStore {
                 bridge,
                 last_used: modified(&file),
                 in_use,
+                broken,
             });
         }
         Ok(views)

@@ -82,7 +82,8 @@ impl NodeStore {
         let used: BTreeSet<&str> = state.in_use().into_iter().map(|path| path.hash()).collect();
         let good: BTreeSet<&str> = state.layers.iter().map(|layer| layer.path.hash()).collect();
         let mut orphans: Vec<PathBuf> = Vec::new();
-        let orphan = |hash: &str| is_hash(hash.as_bytes()) && !good.contains(hash) && !used.contains(hash);
+        let keep_all = state.unknown_use;
+        let orphan = |hash: &str| !keep_all && is_hash(hash.as_bytes()) && !good.contains(hash) && !used.contains(hash);
         for name in list(&self.layout().meta())? {
             let hash = [layout::RECORD_SUFFIX, layout::SCAN_SUFFIX]
                 .iter()
@@ -99,7 +100,7 @@ impl NodeStore {
             }
         }
         for view in state.views.iter().filter(|view| !view.in_use) {
-            if is_unfinished(&self.layout().view_record(&view.digest)) {
+            if view.broken || is_unfinished(&self.layout().view_record(&view.digest)) {
                 orphans.push(self.layout().view(&view.digest));
                 swept.views += 1;
             }

@@ -103,3 +103,22 @@ fn a_mistyped_state_folder_is_refused_and_not_made() {
         assert_eq!(agent(&[command], &state).code, 0);
     }
 }
+
+#[test]
+fn one_unreadable_file_of_a_view_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let store = NodeStore::open(&state).unwrap();
+    Closure::new("views", 2, 10).unwrap().commit(&store).unwrap();
+    let view = state.join("views").join("0123456789abcdef0123456789abcdef");
+    fs::create_dir_all(view.join("mnt")).unwrap();
+    fs::write(view.join("view.json"), "").unwrap();
+    for command in ["verify", "gc"] {
+        let done = agent(&[command], &state);
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+    assert!(
+        !view.exists(),
+        "a view that cannot say what it holds goes, as nobody uses it"
+    );
+}

@@ -441,3 +441,77 @@ fn a_refused_environment_lists_every_variant_with_its_reason() {
         assert!(message.contains(named), "{named} is not in {message:?}");
     }
 }
+
+#[test]
+fn what_a_program_does_to_its_descriptors_takes_its_store_from_under_nobody() {
+    let Some(scene) = Scene::set("collection spares a running program") else {
+        return;
+    };
+    // Closes every descriptor that it inherited but the standard ones, says so, and waits to be told to look.
+    let script = "import os, sys; os.closerange(3, 4096); print('ready', flush=True); sys.stdin.readline(); \
+                  print(len(os.listdir('/nix/store')), flush=True)";
+    let mut run = scene.run(&["python3", "-c", script]);
+    let mut child = run
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut said = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let collect = || {
+        let mut gc = Command::new(e2e::programs::node_agent().unwrap());
+        gc.args(["gc", "--output", "json", "--state"])
+            .arg(scene.stage.state("one"));
+        ended(&mut gc).unwrap().json().unwrap()
+    };
+    let spared = collect();
+    writeln!(child.stdin.take().unwrap(), "look").unwrap();
+    line.clear();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(line.trim(), "3", "the program's store was taken away: {spared}");
+    assert!(spared["remove"].as_array().unwrap().is_empty(), "{spared}");
+    let collected = collect();
+    assert_eq!(
+        collected["remove"].as_array().unwrap().len(),
+        3,
+        "the twin, with nobody there: {collected}"
+    );
+}
+
+#[test]
+fn neither_a_narrow_umask_nor_files_that_come_and_go_disturb_a_run() {
+    let Some(scene) = Scene::set("run under umask 077 while files come and go in /run") else {
+        return;
+    };
+    let fleeting = PathBuf::from(format!("/run/cudaenv-test-{}.pid", std::process::id()));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::write(&fleeting, "1").unwrap();
+                fs::remove_file(&fleeting).unwrap();
+            }
+        });
+        let ends: Vec<_> = (0..20).map(|_| scene.ran(&["/bin/true"])).collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(ends.iter().all(|ended| ended.code == 0), "{ends:?}");
+    });
+    let run = scene.run(&[
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--clear-groups",
+        "ls",
+        "/nix/store",
+        "/run/cudaenv",
+    ]);
+    let words = std::iter::once(run.get_program()).chain(run.get_args());
+    let quoted: Vec<_> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+    let narrow = ended(Command::new("/bin/sh").args(["-c", &format!("umask 077; exec {}", quoted.join(" "))])).unwrap();
+    assert_eq!(narrow.code, 0, "{narrow:?}");
+    assert!(narrow.stdout.contains("cudaenv.json"), "{narrow:?}");
+}

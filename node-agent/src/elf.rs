@@ -7,6 +7,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 const SECTION_LIMIT: u64 = 1 << 17;
 /// Bytes of the section name table, and of the dynamic section, at most.
 const TABLE_LIMIT: u64 = 4 << 20;
+/// Bytes of all strings of one file's dynamic section at most, eight more counted for each. Real libraries have some hundreds.
+const TEXT_LIMIT: u64 = 256 << 10;
 /// Bytes of one string (a soname, a search path) at most.
 const STRING_LIMIT: u64 = 4096;
 /// Program headers at most (the format's own limit).
@@ -186,11 +188,20 @@ impl<R: Read + Seek> Elf<R> {
             .find(|(tag, _)| *tag == DT_STRTAB)
             .map_or(0, |(_, address)| *address);
         let mut dynamic = Dynamic::default();
+        let mut texts = 0_u64;
         for (tag, value) in entries {
             if !matches!(tag, DT_NEEDED | DT_SONAME | DT_RPATH | DT_RUNPATH) {
                 continue;
             }
             let text = self.string_at(&segments, strings.saturating_add(value))?;
+            texts = texts.saturating_add(text.len() as u64 + 8);
+            if texts > TEXT_LIMIT {
+                return Err(ElfError::TooLarge {
+                    what: "the names in the dynamic section",
+                    found: texts,
+                    limit: TEXT_LIMIT,
+                });
+            }
             match tag {
                 DT_NEEDED => dynamic.needed.push(text),
                 DT_SONAME => dynamic.soname = Some(text),

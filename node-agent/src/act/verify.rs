@@ -78,6 +78,8 @@ pub fn verify(store: &NodeStore, threads: usize, progress: &(dyn Fn(u64) + Sync)
     let mut verified = Verified::default();
     let mut records = Vec::new();
     let mut accounted = BTreeSet::new();
+    // Records and layers are listed as of one moment: between two, somebody may commit or collect.
+    let still = store.exclusively()?;
     for (hash, claim) in store.claims()? {
         match claim {
             Ok(record) if store.has_files(record.path()) => records.push(record),
@@ -91,12 +93,18 @@ pub fn verify(store: &NodeStore, threads: usize, progress: &(dyn Fn(u64) + Sync)
             verified.extra.push(name);
         }
     }
+    drop(still);
     let (next, faults) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 while let Some(record) = records.get(next.fetch_add(1, Relaxed)) {
-                    if let Err(fault) = check(store, record) {
+                    // What was collected or replaced while it was read is nobody's fault.
+                    let is_same = |found: Record| found.nar_hash() == record.nar_hash();
+                    let still_here = || store.record(record.path()).ok().flatten().is_some_and(is_same);
+                    if let Err(fault) = check(store, record)
+                        && still_here()
+                    {
                         faults
                             .lock()
                             .unwrap_or_else(PoisonError::into_inner)

@@ -1,7 +1,7 @@
 //! Gets closures into the node store, for the commands that need some: closure, lease, plan, fetch.
 //! Never trusts what the store holds on the strength of somebody else's keys.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::SystemTime};
+use std::{path::Path, sync::Arc, time::SystemTime};
 
 use binary_cache::{
     cache::CacheConfig,
@@ -137,7 +137,9 @@ impl<'a> Supply<'a> {
     fn plan(&self, closure: &Closure, now: SystemTime) -> Result<FetchPlan, ObtainError> {
         let free = self.store.free_bytes().map_err(|source| self.store_error(source))?;
         let wanted = || closure.paths.iter().map(|narinfo| wanted(narinfo));
-        let present = self.present()?;
+        let present = self
+            .store
+            .present(closure.paths.iter().map(|narinfo| narinfo.store_path()));
         let refused = match fetch::plan(wanted(), &present, Space { free, freeable: 0 }) {
             Err(FetchRefusal::InsufficientDisk { .. }) => {
                 let freeable = self.freeable(now);
@@ -171,21 +173,9 @@ impl<'a> Supply<'a> {
         Ok((fetched, progress.status().bytes_downloaded))
     }
 
-    /// The record of a path that is here, if these caches' keys vouch for it too.
+    /// The narinfo of a path that is here, if these caches' keys vouch for it too.
     fn known(&self, path: &StorePath) -> Option<Arc<VerifiedNarInfo>> {
-        let record = self.store.record(path).ok().flatten()?;
-        self.rings
-            .iter()
-            .find_map(|keys| record.clone().verify(keys).ok())
-            .map(Arc::new)
-    }
-
-    fn present(&self) -> Result<BTreeMap<StorePath, binary_cache::hash::NarHash>, ObtainError> {
-        let records = self.store.records().map_err(|source| self.store_error(source))?;
-        Ok(records
-            .into_iter()
-            .map(|record| (record.path().clone(), record.nar_hash()))
-            .collect())
+        self.rings.iter().find_map(|keys| self.store.verified(path, keys))
     }
 
     /// What garbage collection could free; asked only once the room does not suffice, as it keeps everybody waiting.

@@ -100,9 +100,11 @@ pub fn scan_store_path(path: &Path, shown: &Path) -> Result<Scan, ScanError> {
         };
         for (name, kind) in root.list_plain(&folder).map_err(list)? {
             let below = folder.join(name);
-            if kind == FileType::RegularFile || kind == FileType::Unknown {
+            // Some file systems do not say in a listing what they list.
+            let is_folder = kind == FileType::Directory || kind == FileType::Unknown && root.list_plain(&below).is_ok();
+            if !is_folder && (kind == FileType::RegularFile || kind == FileType::Unknown) {
                 scan.take(&root, &below, &shown.join(&below));
-            } else if kind == FileType::Directory {
+            } else if is_folder {
                 if below.components().count() > DEPTH_LIMIT {
                     return Err(ScanError::TooDeep { path: path.join(below) });
                 }

@@ -72,42 +72,44 @@ async fn refusal(configs: Vec<CacheConfig>, options: Options, fixture: &Fixture)
     (error, faults.join(" "))
 }
 
-fn foreign_urls(v4: u16, v6: u16) -> Vec<String> {
+/// Addresses where no cache lives, each with its number among the bad inputs.
+fn foreign_urls(v4: u16, v6: u16) -> Vec<(&'static str, String)> {
     vec![
-        "file:///etc/shadow".to_owned(),
-        "file:///dev/zero".to_owned(),
-        format!("ftp://127.0.0.1:{v4}/x"),
-        format!("gopher://127.0.0.1:{v4}/x"),
-        "data:text/plain,x".to_owned(),
-        "http://169.254.169.254/latest/meta-data/".to_owned(),
-        format!("http://127.1:{v4}/x"),
-        format!("http://0x7f000001:{v4}/x"),
-        format!("http://[::ffff:127.0.0.1]:{v4}/x"),
-        format!("http://[::1]:{v6}/x"),
-        format!("http://[fe80::1%25eth0]:{v6}/x"),
-        "unix:/run/docker.sock".to_owned(),
-        "http+unix://%2Frun%2Fdocker.sock/x".to_owned(),
-        format!("http://127.0.0.1:{v4}/x"),
-        format!("//127.0.0.1:{v4}/x"),
-        format!("\\\\127.0.0.1:{v4}\\x"),
-        format!("http://user@127.0.0.1:{v4}/x"),
-        "../../../etc/shadow".to_owned(),
-        "/etc/shadow".to_owned(),
+        ("H31", "file:///etc/shadow".to_owned()),
+        ("H32", "file:///dev/zero".to_owned()),
+        ("H33", format!("ftp://127.0.0.1:{v4}/x")),
+        ("H33", format!("gopher://127.0.0.1:{v4}/x")),
+        ("H33", "data:text/plain,x".to_owned()),
+        ("H34", "http://169.254.169.254/latest/meta-data/".to_owned()),
+        ("H35", format!("http://127.1:{v4}/x")),
+        ("H35", format!("http://0x7f000001:{v4}/x")),
+        ("H35", format!("http://[::ffff:127.0.0.1]:{v4}/x")),
+        ("H35", format!("http://[::1]:{v6}/x")),
+        ("H36", format!("http://[fe80::1%25eth0]:{v6}/x")),
+        ("H37", "unix:/run/docker.sock".to_owned()),
+        ("H37", "http+unix://%2Frun%2Fdocker.sock/x".to_owned()),
+        ("H38", format!("http://127.0.0.1:{v4}/x")),
+        ("more", format!("//127.0.0.1:{v4}/x")),
+        ("more", format!("\\\\127.0.0.1:{v4}\\x")),
+        ("more", format!("http://user@127.0.0.1:{v4}/x")),
+        ("more", "../../../etc/shadow".to_owned()),
+        ("more", "/etc/shadow".to_owned()),
     ]
 }
 
+/// H31–H38 as URL of a narinfo and as redirect; the twin shows H42 with an allowed origin.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_narinfo_and_no_redirect_leads_to_another_place() {
     let fixture = Arc::new(Fixture::new("ssrf", 1000, Compression::None));
     let (v4, v6) = (Canary::at("127.0.0.1"), Canary::at("::1"));
     let other = Canary::at("127.0.0.2");
     let mut urls = foreign_urls(v4.port, v6.port);
-    urls.push(format!("http://127.0.0.2:{}/x", other.port));
-    for url in &urls {
+    urls.push(("other host", format!("http://127.0.0.2:{}/x", other.port)));
+    for (id, url) in &urls {
         let files = fixture.with_line("URL", Some(url));
         let server = Server::start(move |asked, conn| files.serve(asked, conn));
         let (error, faults) = refusal(vec![cache("c", &server.url(), None)], quick(), &fixture).await;
-        assert!(faults.starts_with("NarInfo(Url"), "{url}: {error:?}");
+        assert!(faults.starts_with("NarInfo(Url"), "{id} {url}: {error:?}");
 
         // The redirect of a narinfo, and of a NAR. Relative ones stay on the origin and are simply not there.
         for spoilt in [fixture.narinfo_path.clone(), fixture.nar_path.clone()] {
@@ -122,7 +124,7 @@ async fn no_narinfo_and_no_redirect_leads_to_another_place() {
             let (error, faults) = refusal(vec![cache("c", &server.url(), None)], quick(), &fixture).await;
             let relative = url.starts_with("../") || url == "/etc/shadow";
             let want = if relative { "Absent" } else { "Redirect(" };
-            assert!(faults.starts_with(want), "{url}: {error:?}");
+            assert!(faults.starts_with(want), "{id} {url}: {error:?}");
         }
     }
     assert_eq!((v4.visits(), v6.visits(), other.visits()), (0, 0, 0));
@@ -313,6 +315,7 @@ async fn a_host_that_cannot_be_reached_is_named_and_passed_over() {
     }
 }
 
+/// H29.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_is_rebound_to_this_machine_reaches_no_canary() {
     let fixture = Fixture::new("rebound", 1000, Compression::None);
@@ -403,6 +406,7 @@ fn https(server: &Server) -> String {
     server.url().replace("http:", "https:")
 }
 
+/// H28.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_must_be_ours_current_and_for_this_name() {
     let fixture = Fixture::new("tls", 50_000, Compression::Zstd);
@@ -454,6 +458,7 @@ async fn a_certificate_must_be_ours_current_and_for_this_name() {
     }
 }
 
+/// H28 (TLS 1.0), H39.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_tls_plain_http_behind_https_and_downgrades_are_refused() {
     let fixture = Fixture::new("downgrade", 1000, Compression::None);

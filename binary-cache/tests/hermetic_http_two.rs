@@ -156,6 +156,7 @@ fn answer<T>(
     false
 }
 
+/// H26.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_2_is_used_where_it_is_offered_and_its_ways_of_breaking_are_survived() {
     let fixture = Arc::new(Fixture::new("two", 60_000, Compression::None));

@@ -51,6 +51,11 @@ fn good_bytes() -> Vec<u8> {
     STANDARD.decode(encoded).unwrap()
 }
 
+/// A public key named `cache-1`.
+fn good_key() -> String {
+    key("cache-1", 1).public_key().to_string()
+}
+
 #[test]
 fn only_a_good_signature_by_a_trusted_key_is_trusted() {
     let (trusted, other) = (key("cache-1", 1), key("cache-1", 2));
@@ -108,6 +113,21 @@ fn only_a_good_signature_by_a_trusted_key_is_trusted() {
         let error = verify(&text, &ring).expect_err(case);
         assert_eq!(variant(&error), wanted, "{case}: {error}");
     }
+}
+
+#[test]
+fn a_key_name_has_neither_space_nor_newline() {
+    for (case, wrong) in [("G13 space", ' '), ("G13 newline", '\n')] {
+        let text = good_key().replace('-', &wrong.to_string());
+        let error = PublicKeyError::Name(KeyNameError::Character { position: 5 });
+        assert_eq!(text.parse::<PublicKey>(), Err(error), "{case}");
+    }
+    assert!(good_key().parse::<PublicKey>().is_ok(), "the twin");
+    // G13: what stands behind the newline is a line of its own, and no field.
+    let text = with_sig(&format!("cache\n-1:{}", STANDARD.encode(good_bytes())));
+    NarInfo::parse(text.as_bytes()).unwrap_err();
+    let text = with_sig(&format!("cache-1:{}", STANDARD.encode(good_bytes())));
+    NarInfo::parse(text.as_bytes()).unwrap();
 }
 
 #[test]

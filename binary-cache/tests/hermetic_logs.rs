@@ -139,12 +139,19 @@ async fn a_cache_that_is_passed_over_for_what_it_served_is_warned_of_and_no_secr
     for secret in ["CANARY", encoded.as_str()] {
         assert!(!log.contains(secret), "{secret}: {log}");
     }
-    let warnings = warnings(&log);
-    let urls = [("page", &page), ("corrupt", &corrupt), ("hostile", &hostile)];
-    for (name, fields) in &warnings {
-        let server = urls.iter().find(|(known, _)| known == name).expect(name).1;
+    check_warnings(
+        &warnings(&log),
+        &[("page", &page), ("corrupt", &corrupt), ("hostile", &hostile)],
+        &fixture.path.to_string(),
+    );
+}
+
+/// Exactly the caches of `wanted` are warned of, each with its address, the path, and what it did.
+fn check_warnings(warnings: &[(String, Value)], wanted: &[(&str, &Server)], path: &str) {
+    for (name, fields) in warnings {
+        let server = wanted.iter().find(|(known, _)| known == name).expect(name).1;
         assert_eq!(fields["cache.url"], server.url(), "{fields}");
-        assert_eq!(fields["store.path"], fixture.path.to_string(), "{fields}");
+        assert_eq!(fields["store.path"], path, "{fields}");
         let security = fields.get("security").and_then(Value::as_bool);
         assert_eq!(security, (name == "hostile").then_some(true), "{fields}");
     }

@@ -423,7 +423,9 @@ fn deriver_compression_and_content_address_are_known_forms_or_none() {
 }
 
 #[test]
-fn a_content_address_does_not_stand_in_for_a_signature() {
+fn a_content_address_of_another_path_is_ignored_and_none_stands_in_for_a_signature() {
+    // I39: well-formed, but this path was not made from it. It decides nothing, so it need not be right: see
+    // docs/decisions/0008-content-addresses-decide-nothing.md.
     let ring = KeyRing::new(vec![key("cache-1", 1).public_key()]).unwrap();
     let mut fields = fields();
     fields.ca = Some("fixed:r:sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73".to_owned());
@@ -431,7 +433,12 @@ fn a_content_address_does_not_stand_in_for_a_signature() {
     let error = info.clone().verify(&asked(), &ring).unwrap_err();
     assert_eq!(error, TrustError::NoSignature { path: asked() }, "G23");
     info.sign(&key("cache-1", 1));
-    info.verify(&asked(), &ring).unwrap();
+    let trusted = info.verify(&asked(), &ring).unwrap();
+    assert_eq!(
+        trusted.signed_by(),
+        ["cache-1"],
+        "I39: by its signature, as without one"
+    );
 }
 
 #[test]

@@ -126,6 +126,18 @@ impl Fixture {
             .insert(self.narinfo_path.clone(), lines.collect::<String>().into_bytes());
         files
     }
+
+    /// The same with neither FileSize nor FileHash: only what is signed can find a fault.
+    pub(crate) fn without_hints(&self) -> Self {
+        let hashless = Self {
+            files: self.with_line("FileHash", None),
+            ..self.clone()
+        };
+        Self {
+            files: hashless.with_line("FileSize", None),
+            ..hashless
+        }
+    }
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> NarHash {

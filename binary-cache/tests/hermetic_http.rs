@@ -500,49 +500,20 @@ fn broken_transfers() -> Vec<Case> {
 }
 
 /// What is found by FileSize and FileHash above, where the narinfo has neither: what is signed must do.
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn transfers_without_hints() -> Vec<Case> {
-    let corrupt = |name, fault, spoil: Spoil| case(name, "CacheCorrupt", fault, spoil);
+fn without_hints() -> Vec<Case> {
+    let mut cases: Vec<Case> = statuses().into_iter().chain(broken_transfers()).collect();
+    let mut again = |name, error, fault| {
+        let at = cases.iter().position(|case| case.name == name).expect(name);
+        let case = cases.swap_remove(at);
+        Case { error, fault, ..case }
+    };
     vec![
-        corrupt("H08 nar", "Nar(BadMagic", Box::new(on("nar", status(200, &[])))),
-        corrupt(
-            "H19 no length",
-            "Nar(TrailingBytes",
-            Box::new(on("nar", |f, _, c| {
-                c.raw(b"HTTP/1.0 200 OK\r\n\r\n");
-                c.raw(f.nar());
-                c.raw(b"and more");
-                Then::Close
-            })),
-        ),
-        corrupt(
-            "H20 nar",
-            "Nar(TrailingBytes|TooLarge",
-            Box::new(on("nar", |f, _, c| {
-                c.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-                let chunk = [format!("{:x}\r\n", f.nar().len()).as_bytes(), f.nar(), b"\r\n"].concat();
-                while c.raw(&chunk) {}
-                Then::Close
-            })),
-        ),
-        corrupt(
-            "H21 small",
-            "Nar(Truncated",
-            Box::new(on("nar", |f, _, c| {
-                c.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n");
-                c.raw(f.nar());
-                Then::Close
-            })),
-        ),
-        corrupt(
-            "H21 large",
-            "TooLarge",
-            Box::new(on("nar", |f, _, c| {
-                c.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n");
-                c.raw(f.nar());
-                Then::Close
-            })),
-        ),
+        again("H08 nar", "CacheCorrupt", "Nar(BadMagic"),
+        again("H19 no length", "CacheCorrupt", "Nar(TrailingBytes"),
+        again("H20 nar", "CacheCorrupt", "Nar(TrailingBytes|TooLarge"),
+        again("H21 small", "CacheCorrupt", "Nar(Truncated"),
+        again("H21 large", "CacheCorrupt", "TooLarge"),
+        again("H30", "HashMismatch", "Nar(HashMismatch"),
         case(
             "H21 a little large",
             "CacheUnreachable",
@@ -551,17 +522,6 @@ fn transfers_without_hints() -> Vec<Case> {
                 c.raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", f.nar().len() + 8).as_bytes());
                 c.raw(f.nar());
                 Then::Close
-            }),
-        ),
-        case(
-            "H30",
-            "HashMismatch",
-            "Nar(HashMismatch",
-            on("nar", |f, _, c| {
-                let mut bytes = f.nar().to_vec();
-                bytes[200] ^= 1;
-                c.reply(200, &[], &bytes);
-                Then::Keep
             }),
         ),
     ]
@@ -721,7 +681,7 @@ async fn a_broken_transfer_is_named_and_the_next_cache_helps() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_nar_is_found_out_by_what_is_signed_where_the_hints_say_nothing() {
-    check_all(thing().without_hints(), transfers_without_hints()).await;
+    check_all(thing().without_hints(), without_hints()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

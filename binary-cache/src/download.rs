@@ -122,7 +122,7 @@ impl<'a> Download<'a> {
             validator,
         };
         let (head, body) = self.transport.open(&source.site, &self.wanted.location, &part).await?;
-        let whole = head.length.map(|length| head.from + length);
+        let whole = head.length.map(|length| head.from.saturating_add(length));
         match (self.wanted.size, whole) {
             (Some(wanted), Some(found)) if wanted != found => return Err(Fault::FileSize { wanted, found }),
             (None, Some(found)) if found > self.wanted.limit => {

@@ -187,7 +187,10 @@ impl Substituter {
             inner.memory.forget(path);
             let again = matches!(fault, Fault::Changed) && !std::mem::replace(&mut restarted, true);
             if !again {
-                source.bad(&fault, path, &inner.options);
+                // Another build with other references is no fault of the cache that has it.
+                if !matches!(fault, Fault::OtherReferences { .. }) {
+                    source.bad(&fault, path, &inner.options);
+                }
                 excluded.insert(found.source);
             }
             attempts.push(Attempt {

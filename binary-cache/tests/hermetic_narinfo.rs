@@ -493,3 +493,27 @@ fn a_download_stays_below_the_caches_own_address() {
     }
     refused("missing", with("URL", ""), "Missing");
 }
+
+#[test]
+fn what_nobody_signed_and_nobody_needs_is_not_kept() {
+    let signer = key("cache-1", 1);
+    let keys = KeyRing::new(vec![signer.public_key()]).unwrap();
+    let mut padded = signed_text(&signer);
+    for line in 0..900 {
+        padded += &format!("X-Padding-{line}: {}\n", "x".repeat(1000));
+    }
+    let verified = NarInfo::parse(padded.as_bytes())
+        .unwrap()
+        .verify(&asked(), &keys)
+        .unwrap();
+    assert!(
+        padded.len() > 900_000 && verified.text().len() < 2000,
+        "{}",
+        verified.text().len()
+    );
+    let again = NarInfo::parse(verified.text().as_bytes())
+        .unwrap()
+        .verify(&asked(), &keys)
+        .unwrap();
+    assert_eq!(again, verified, "what is kept proves as much");
+}

@@ -123,12 +123,16 @@ fn http_date(text: &str) -> Option<u64> {
     ];
     let rest = text.get(5..)?.strip_suffix(" GMT")?;
     let mut words = rest.split(' ');
-    let day: u64 = words.next()?.parse().ok()?;
+    let day: u64 = words.next()?.parse().ok().filter(|day| (1..=31).contains(day))?;
     let month = words.next()?;
     let month = MONTHS.iter().position(|m| *m == month)? as u64 + 1;
     let year: u64 = words.next()?.parse().ok().filter(|y| (1970..10_000).contains(y))?;
     let mut clock = words.next()?.split(':').map(|n| n.parse::<u64>().ok());
     let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    // 60: a leap second.
+    if hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
     // Days since 1970-03-01-based civil calendar: years begin in March, so that leap days come last.
     let (y, m) = if month > 2 {
         (year, month - 3)

@@ -6,7 +6,7 @@ use crds::domain::store_path::StorePath;
 use super::{Download, MAX_SIGNATURES, MalformedSignature, NarInfo};
 use crate::{
     hash::NarHash,
-    key::{KeyRing, SignatureError},
+    key::{KeyRing, Signature, SignatureError},
 };
 
 /// Why a narinfo is not trusted.
@@ -40,6 +40,9 @@ pub struct VerifiedNarInfo {
     info: NarInfo,
     signed_by: Vec<String>,
 }
+
+/// Signatures by other keys, and malformed ones, that are kept of an accepted narinfo.
+const OTHER_SIGNATURES: usize = 8;
 
 impl NarInfo {
     /// Trusts this narinfo if it is about `asked` (hash and name) and at least one key of `keys` signed it.
@@ -78,7 +81,25 @@ impl NarInfo {
         if signed_by.is_empty() {
             return Err(self.why_untrusted(keys));
         }
-        Ok(VerifiedNarInfo { info: self, signed_by })
+        Ok(VerifiedNarInfo {
+            info: self.canonical(&signed_by),
+            signed_by,
+        })
+    }
+
+    /// Without what nobody signed and nobody needs: a cache could make the text of each path a megabyte long, and it is kept in
+    /// memory and on disk. Signatures by keys that are not trusted here stay, a few of them, for others who may trust them.
+    fn canonical(mut self, signed_by: &[String]) -> Self {
+        let is_good = |signature: &Signature| signed_by.iter().any(|name| name == signature.key_name());
+        let (good, mut others): (Vec<_>, Vec<_>) = self.signatures.into_iter().partition(is_good);
+        others.truncate(OTHER_SIGNATURES);
+        self.signatures = good;
+        self.signatures.append(&mut others);
+        self.malformed_signatures.truncate(OTHER_SIGNATURES);
+        self.signature_lines = self.signatures.len();
+        self.fields.ca = None;
+        self.text = super::to_text(&self.fields, &self.signatures).into();
+        self
     }
 
     /// The most telling reason why none of the signatures is good.
@@ -146,7 +167,7 @@ impl VerifiedNarInfo {
         &self.info.malformed_signatures
     }
 
-    /// The whole text it was accepted on: to be kept, and verified again when it is read back.
+    /// What it was accepted on, in Nix's own form: to be kept, and verified again when it is read back.
     pub fn text(&self) -> &str {
         self.info.to_text()
     }

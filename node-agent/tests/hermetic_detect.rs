@@ -131,9 +131,15 @@ fn every_known_place_of_a_driver_is_found() {
             Environment::DebianAlternatives,
         ),
         ("home/kubernetes/bin/nvidia/lib64", Environment::GkeCos),
+        ("usr/local/nvidia/lib64", Environment::GkeCos),
         ("run/opengl-driver/lib", Environment::NixOs),
         ("usr/local/glibc/usr/lib", Environment::Talos),
         ("opt/nvidia/current/lib64", Environment::Flatcar),
+        ("opt/nvidia/current/usr/lib64", Environment::Flatcar),
+        (
+            "x86_64-bottlerocket-linux-gnu/sys-root/usr/lib/nvidia",
+            Environment::Bottlerocket,
+        ),
         (
             "x86_64-bottlerocket-linux-gnu/sys-root/usr/lib/nvidia/tesla",
             Environment::Bottlerocket,
@@ -156,6 +162,73 @@ fn every_known_place_of_a_driver_is_found() {
         assert_eq!(driver.files[0].needed, ["libc.so.6"]);
         assert_eq!(found.warnings, [""; 0]);
     }
+}
+
+#[test]
+fn a_system_is_searched_in_its_own_directories_alone() {
+    for (directory, environment) in [
+        ("usr/lib/aarch64-linux-gnu", Environment::Host),
+        ("lib/aarch64-linux-gnu", Environment::Host),
+        (
+            "usr/lib/aarch64-linux-gnu/nvidia/current",
+            Environment::DebianAlternatives,
+        ),
+        (
+            "aarch64-bottlerocket-linux-gnu/sys-root/usr/lib",
+            Environment::Bottlerocket,
+        ),
+        (
+            "aarch64-bottlerocket-linux-gnu/sys-root/usr/lib/nvidia",
+            Environment::Bottlerocket,
+        ),
+        (
+            "aarch64-bottlerocket-linux-gnu/sys-root/usr/lib/nvidia/tesla",
+            Environment::Bottlerocket,
+        ),
+    ] {
+        for (own, other, place) in [
+            (System::Aarch64Linux, System::X86_64Linux, directory.to_owned()),
+            (
+                System::X86_64Linux,
+                System::Aarch64Linux,
+                directory.replace("aarch64", "x86_64"),
+            ),
+        ] {
+            let machine = Machine::new();
+            machine.module("535.274.02").driver(&place, "535.274.02");
+            let on = |system| {
+                let options = Options {
+                    system,
+                    ..Options::default()
+                };
+                detect(machine.0.path(), &options).unwrap()
+            };
+            assert_eq!(on(own).state, ready("535.274.02", "12.2"), "{place}");
+            assert_eq!(on(own).driver.unwrap().environment, environment, "{place}");
+            assert_not_ready(&on(other), &["535.274.02", "no libcuda"]);
+        }
+    }
+}
+
+#[test]
+fn wsls_store_of_windows_drivers_is_searched() {
+    let note = r#"{"format":1,"CUDA version":"12.8"}"#;
+    let machine = Machine::new();
+    machine.write("usr/lib/wsl/drivers/nvlt.inf_amd64_1/readme.txt", "no driver");
+    let stated = || machine.detect_with(KernelSource::Given("572.16".parse().unwrap()));
+    assert_eq!(stated().state, DriverState::Missing);
+    let directory = "usr/lib/wsl/drivers/nvmd.inf_amd64_2";
+    machine.write(
+        &format!("{directory}/libcuda.so.1.1"),
+        library("libcuda.so.1", Some(note)),
+    );
+    let found = stated();
+    assert_eq!(found.state, ready("572.16", "12.8"));
+    let driver = found.driver.unwrap();
+    assert_eq!(
+        (driver.environment, driver.directory),
+        (Environment::Wsl, Path::new("/").join(directory))
+    );
 }
 
 #[test]

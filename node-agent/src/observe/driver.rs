@@ -4,6 +4,7 @@
 
 mod compat;
 pub mod kernel;
+mod ld_cache;
 mod library;
 mod places;
 pub mod ready;

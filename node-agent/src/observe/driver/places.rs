@@ -9,7 +9,10 @@ use std::{
 
 use crds::domain::{driver::DriverVersion, store_path::System};
 
-use super::library;
+use super::{
+    ld_cache::{self, LD_CACHE},
+    library,
+};
 use crate::{
     rooted::Root,
     snapshot::driver::{Environment, Found, Place},
@@ -30,7 +33,11 @@ pub(super) fn search(root: &Root, system: System, named: Option<&Path>) -> Vec<P
     let other = named.filter(|named| *named != slash && *named != operator);
     for driver_root in [Some(operator), other].into_iter().flatten() {
         match root.chroot(driver_root) {
-            Ok(inner) => places.extend(search_root(&inner, driver_root, Environment::GpuOperator, system)),
+            Ok(inner) => {
+                let environment = Environment::GpuOperator;
+                places.extend(search_root(&inner, driver_root, environment, system));
+                search_cache(&inner, driver_root, environment, system, &mut places);
+            }
             Err(error) => places.push(Place {
                 environment: Environment::GpuOperator,
                 root: driver_root.to_owned(),
@@ -42,6 +49,7 @@ pub(super) fn search(root: &Root, system: System, named: Option<&Path>) -> Vec<P
     for (environment, directory) in elsewhere(root, system) {
         places.push(look(root, slash, environment, directory));
     }
+    search_cache(root, slash, Environment::Host, system, &mut places);
     places
 }
 
@@ -69,6 +77,32 @@ fn search_root(root: &Root, shown: &Path, environment: Environment, system: Syst
         places.push(look(root, shown, debian, alternatives.join(name)));
     }
     places
+}
+
+/// What the loader's cache of a driver's root names beyond the places looked at already; last, because anybody's
+/// `ld.so.conf.d` adds to it.
+fn search_cache(root: &Root, shown: &Path, environment: Environment, system: System, places: &mut Vec<Place>) {
+    let of_cache = |found| Place {
+        environment,
+        root: shown.to_owned(),
+        directory: LD_CACHE.into(),
+        found,
+    };
+    match ld_cache::directories(root, system) {
+        Ok(directories) if directories.is_empty() => places.push(of_cache(Found::Nothing)),
+        Ok(directories) => {
+            for directory in directories {
+                let known = |place: &Place| place.root == shown && place.directory == directory;
+                if !places.iter().any(known) {
+                    places.push(look(root, shown, environment, directory));
+                }
+            }
+        }
+        Err(error) if error.is_absent() => places.push(of_cache(Found::Absent)),
+        Err(error) => places.push(of_cache(Found::Unreadable {
+            why: super::chain(&error),
+        })),
+    }
 }
 
 /// Systems that keep the driver outside the usual library directories. Bottlerocket's path was seen in images of its

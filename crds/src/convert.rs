@@ -12,6 +12,7 @@ use crate::domain::{
 
 mod cache;
 mod environment;
+pub mod node;
 
 /// An object that says something impossible: the field, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,6 +3,7 @@
 
 #![warn(missing_docs)]
 
+pub mod catalogue;
 pub mod convert;
 pub mod domain;
 pub mod failure;

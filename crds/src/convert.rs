@@ -208,7 +208,8 @@ fn object_namespace(namespace: Option<&String>) -> Result<Option<String>, Invali
     }
 }
 
-fn is_object_name(name: &str) -> bool {
+/// Whether this can be `metadata.name`: a DNS subdomain, as the API server demands.
+pub fn is_object_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(|part| !part.is_empty() && is_label_of(part, 253))
 }
 

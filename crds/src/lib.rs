@@ -9,5 +9,6 @@ pub mod domain;
 pub mod failure;
 pub mod generate;
 pub mod manifest;
+pub mod pod;
 pub mod selection;
 pub mod v1alpha1;

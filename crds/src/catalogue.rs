@@ -14,7 +14,10 @@ use crate::{
     v1alpha1::{CUDABinaryCache, CUDAEnvironment, ClusterCUDAEnvironment, Prewarm},
 };
 
+mod files;
 pub mod selector;
+
+pub use files::Collision;
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use k8s_openapi::api::core::v1::Namespace;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -39,6 +40,8 @@ pub enum Manifest {
     Node(Box<CUDANode>),
     /// A what-if question.
     Preflight(Box<CUDADriverPreflight>),
+    /// A namespace of Kubernetes itself: its labels say which shared environments and caches its pods may use.
+    Namespace(Box<Namespace>),
 }
 
 /// Which object of a file an error is about.
@@ -65,7 +68,7 @@ pub enum ManifestError {
     #[error("the file has no object in it")]
     Empty,
     /// An object of another kind or group.
-    #[error("{place} has apiVersion `{api_version}`; only the kinds of {API_VERSION} are read here")]
+    #[error("{place} has apiVersion `{api_version}`; only the kinds of {API_VERSION} and Namespace are read here")]
     Kind {
         /// Which object.
         place: Place,
@@ -129,7 +132,7 @@ pub fn environments(text: &str) -> Result<Vec<Environment>, ManifestError> {
     let convert = |manifest: &Manifest| match manifest {
         Manifest::Environment(object) => Some(Environment::try_from(&**object)),
         Manifest::ClusterEnvironment(object) => Some(Environment::try_from(&**object)),
-        Manifest::BinaryCache(_) | Manifest::Node(_) | Manifest::Preflight(_) => None,
+        Manifest::BinaryCache(_) | Manifest::Node(_) | Manifest::Preflight(_) | Manifest::Namespace(_) => None,
     };
     converted(&parse(text)?, convert)
 }
@@ -138,7 +141,11 @@ pub fn environments(text: &str) -> Result<Vec<Environment>, ManifestError> {
 pub fn caches(text: &str) -> Result<Vec<CacheSource>, ManifestError> {
     let convert = |manifest: &Manifest| match manifest {
         Manifest::BinaryCache(object) => Some(CacheSource::try_from(&**object)),
-        Manifest::Environment(_) | Manifest::ClusterEnvironment(_) | Manifest::Node(_) | Manifest::Preflight(_) => None,
+        Manifest::Environment(_)
+        | Manifest::ClusterEnvironment(_)
+        | Manifest::Node(_)
+        | Manifest::Preflight(_)
+        | Manifest::Namespace(_) => None,
     };
     converted(&parse(text)?, convert)
 }
@@ -177,6 +184,7 @@ fn object(document: usize, mut value: Value) -> Result<Manifest, ManifestError> 
     let api_version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     let kind = match (api_version, place.kind.as_deref()) {
         (API_VERSION, Some(kind)) => kind.to_owned(),
+        ("v1", Some("Namespace")) => return typed(place, value).map(Manifest::Namespace),
         _ => return Err(unknown_kind(place, api_version)),
     };
     // The status is the controllers': what a file says there is not read.
@@ -207,6 +215,10 @@ fn decode<T: DeserializeOwned + kube::CustomResourceExt>(place: Place, value: Va
         let problem = Box::new(problem);
         return Err(ManifestError::Shape { place, problem });
     }
+    typed(place, value)
+}
+
+fn typed<T: DeserializeOwned>(place: Place, value: Value) -> Result<Box<T>, ManifestError> {
     serde_json::from_value(value)
         .map(Box::new)
         .map_err(|source| ManifestError::Decode { place, source })
@@ -237,6 +249,7 @@ impl Manifest {
             Self::BinaryCache(_) => "CUDABinaryCache",
             Self::Node(_) => "CUDANode",
             Self::Preflight(_) => "CUDADriverPreflight",
+            Self::Namespace(_) => "Namespace",
         }
     }
 
@@ -247,6 +260,7 @@ impl Manifest {
             Self::BinaryCache(object) => &object.metadata,
             Self::Node(object) => &object.metadata,
             Self::Preflight(object) => &object.metadata,
+            Self::Namespace(object) => &object.metadata,
         };
         Place {
             document,

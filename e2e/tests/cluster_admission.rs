@@ -193,7 +193,7 @@ fn read(object: &Value) -> Result<(), String> {
             .parse::<DriverVersion>()
             .map(drop)
             .map_err(|error| said(&error)),
-        [Manifest::Node(_)] => Ok(()),
+        [Manifest::Node(_) | Manifest::Namespace(_)] => Ok(()),
         more => Err(format!("{} objects", more.len())),
     }
 }

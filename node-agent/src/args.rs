@@ -1,7 +1,7 @@
 //! The command line of the node agent, typed.
 //! The only file that reads the environment (through clap); it never acts on what it read.
 
-use std::{ffi::OsString, path::PathBuf, str::FromStr};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use crds::domain::{driver::DriverVersion, store_path::StorePath};
@@ -46,6 +46,8 @@ pub enum Command {
     Detect(DetectArgs),
     /// Say which GPU code a file or folder carries.
     Scan(ScanArgs),
+    /// Serve the volumes of this node's pods: the CSI driver `csi.cudaenv.dev`, until told to stop.
+    Serve(Box<ServeArgs>),
 }
 
 /// The folder of verified store paths, one layer each.
@@ -252,4 +254,48 @@ pub struct DetectArgs {
 pub struct ScanArgs {
     /// A library, a program, or a folder of them.
     pub path: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// File with environments, caches and namespaces (for their labels) to serve without an API server; repeat for several.
+    #[arg(long = "objects", value_name = "FILE")]
+    pub objects: Vec<PathBuf>,
+
+    /// The node's name in the cluster.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+
+    /// The host's root as this process sees it: the driver is looked for below it.
+    #[arg(long, default_value = "/")]
+    pub host_root: PathBuf,
+
+    /// kubelet's folder, by the name that kubelet itself uses for it.
+    #[arg(long, default_value = "/var/lib/kubelet")]
+    pub kubelet_dir: PathBuf,
+
+    /// Socket of the CSI service; default: plugins/csi.cudaenv.dev/csi.sock in kubelet's folder.
+    #[arg(long, value_name = "FILE")]
+    pub csi_socket: Option<PathBuf>,
+
+    /// Where kubelet looks for drivers that register; default: plugins_registry in kubelet's folder.
+    #[arg(long, value_name = "DIR")]
+    pub registration_dir: Option<PathBuf>,
+
+    /// Folder with the caches' credentials: <cache>.netrc, <cache>.token. Read again for each fetch.
+    #[arg(long, value_name = "DIR")]
+    pub credentials: Option<PathBuf>,
+
+    /// Where health and metrics are served.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9810")]
+    pub http: SocketAddr,
+
+    /// Store paths of one environment fetched at once, 1 to 64.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub jobs: u8,
+
+    #[command(flatten)]
+    pub node: NodeArgs,
+    #[command(flatten)]
+    pub state: StateArgs,
 }

@@ -9,6 +9,7 @@ mod obtain;
 mod reasons;
 mod run;
 mod scan;
+mod serve;
 mod settle;
 mod verify;
 
@@ -42,6 +43,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Gc(args) => collect::run(&args, output),
         Command::Detect(args) => detect::run(&args, output),
         Command::Scan(args) => scan::run(&args, output),
+        Command::Serve(args) => serve::run(*args),
     }
 }
 

@@ -3,3 +3,4 @@
 pub mod driver;
 pub mod gpus;
 pub mod host_root;
+pub mod objects;

@@ -2,6 +2,9 @@
 
 pub mod driver;
 pub mod fetch;
+pub mod happening;
 pub mod host_root;
+pub mod known;
+pub mod node;
 pub mod store;
 pub mod view;

@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use crds::domain::node::{DriverState, Gpu};
 use serde::Serialize;
 
-use super::{
-    answer,
-    facts::{self, GpuSource, Node},
-};
+use super::{answer, facts};
 use crate::{
     args::{DetectArgs, Output},
     report::failure::Failure,
-    snapshot::driver::{DriverFiles, Found, KernelModule, Place},
+    snapshot::{
+        driver::{DriverFiles, Found, KernelModule, Place},
+        node::{GpuSource, Node},
+    },
 };
 
 /// The answer for programs.
@@ -51,6 +51,7 @@ fn describe(node: Node) -> Answer {
         facts,
         detection,
         gpu_source,
+        searched: _,
     } = node;
     let state = match facts.driver {
         DriverState::Missing => State::Missing,

@@ -6,7 +6,6 @@ use crds::domain::{
     node::{DriverState, Gpu, NodeFacts},
     store_path::System,
 };
-use serde::Serialize;
 
 use super::inputs::{self, InputError};
 use crate::{
@@ -16,26 +15,11 @@ use crate::{
         gpus::{self, Facts},
     },
     report::failure::{Failure, Reason, chain},
-    snapshot::driver::{Detection, DriverFiles},
+    snapshot::{
+        driver::{Detection, DriverFiles},
+        node::{GpuSource, Node},
+    },
 };
-
-/// A node as the commands see it.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub facts: NodeFacts,
-    pub detection: Detection,
-    pub gpu_source: GpuSource,
-}
-
-/// Where the GPUs are known from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum GpuSource {
-    CommandLine,
-    FactsFile,
-    Nvml,
-    Unknown,
-}
 
 fn bad_request(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
     Failure::new(Reason::BadRequest, 2, error)
@@ -77,6 +61,7 @@ pub(super) fn observe(root: &Path, node: &NodeArgs, kernel: KernelSource) -> Res
         facts,
         detection,
         gpu_source,
+        searched: root.to_owned(),
     })
 }
 

@@ -6,12 +6,34 @@ use crds::manifest::ChoiceError;
 use super::{RUN_FAILED, inputs::InputError, obtain::ObtainError, run::RunError};
 use crate::{
     act::fetch::FetchError,
+    observe::objects::ObjectsError,
     plan::fetch::FetchRefusal,
     report::{
         failure::{Failure, Reason},
         selection,
     },
 };
+
+/// Which step of starting the daemon failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServeError {
+    #[error("starting the daemon's threads")]
+    Runtime { source: std::io::Error },
+    #[error("listening for signals")]
+    Signals { source: std::io::Error },
+    #[error("the objects to serve")]
+    Objects { source: ObjectsError },
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        let (reason, code) = match &error {
+            ServeError::Runtime { .. } | ServeError::Signals { .. } => (Reason::StoreFailed, 1),
+            ServeError::Objects { .. } => (Reason::BadRequest, 2),
+        };
+        Self::new(reason, code, error)
+    }
+}
 
 impl From<InputError> for Failure {
     fn from(error: InputError) -> Self {

@@ -17,7 +17,7 @@ use crds::{
 use serde::Serialize;
 
 use super::{
-    facts::{self, Node},
+    facts,
     inputs::{self, InputError},
     obtain::{self, ObtainError, Obtained, Supply},
     settle::settle,
@@ -42,6 +42,7 @@ use crate::{
     report::{failure::Failure, selection as report},
     snapshot::{
         driver::DriverFiles,
+        node::Node,
         view::{ViewKind, ViewRequest},
     },
     store::{Holder, Lease, LeaseContent, NodeStore, StoreError},

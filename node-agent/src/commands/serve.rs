@@ -1,0 +1,81 @@
+//! `serve`: the daemon of a node. Its composition root: opens, detects, wires, and stops in order when told to.
+//! Never decides anything about a volume; a fault of one part is that part's to report.
+
+use std::sync::Arc;
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+
+use super::{facts, reasons::ServeError};
+use crate::{
+    args::ServeArgs,
+    observe::objects,
+    report::failure::Failure,
+    snapshot::{known::Known, node::Node},
+};
+
+/// What the parts of the daemon share, and by which they are kept apart: each side knows the channel only.
+#[derive(Debug)]
+struct Seams {
+    /// Environments, caches, namespaces: from files, or from the API server.
+    known: watch::Sender<Known>,
+    /// The node as last detected.
+    node: watch::Sender<Arc<Node>>,
+    /// Whether kubelet counts the driver as registered, as far as is known: our name in `CSINode`. Where nobody can tell
+    /// it stays true.
+    registered: watch::Sender<bool>,
+}
+
+pub(super) fn run(args: ServeArgs) -> Result<u8, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::Runtime { source })?;
+    runtime.block_on(serve(args))?;
+    Ok(0)
+}
+
+async fn serve(args: ServeArgs) -> Result<(), Failure> {
+    let ServeArgs {
+        objects: files,
+        node_name,
+        host_root,
+        kubelet_dir: _,
+        csi_socket: _,
+        registration_dir: _,
+        credentials: _,
+        http: _,
+        jobs: _,
+        node,
+        state: _,
+    } = args;
+    let stop = stop_signals()?;
+    let detected = facts::observe(&host_root, &node, facts::kernel_source(&node.kernel_module))?;
+    let catalogue = objects::read(&files).map_err(|source| ServeError::Objects { source })?;
+    let seams = Seams {
+        known: watch::Sender::new(Known {
+            catalogue: Arc::new(catalogue),
+            synced: true,
+        }),
+        node: watch::Sender::new(Arc::new(detected)),
+        registered: watch::Sender::new(true),
+    };
+    tracing::info!(node.name = node_name, "serving");
+    told_to_stop(stop).await;
+    drop(seams);
+    Ok(())
+}
+
+fn stop_signals() -> Result<[Signal; 2], ServeError> {
+    let listen = |kind| signal(kind).map_err(|source| ServeError::Signals { source });
+    Ok([listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?])
+}
+
+async fn told_to_stop([mut terminate, mut interrupt]: [Signal; 2]) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -23,10 +23,11 @@ const ATTIC_NAMES: [&str; 8] = [
 ];
 
 /// Which crate of the workspace may use which: the arrows of docs/architecture.md.
-const CRATE_ARROWS: [(&str, &[&str]); 5] = [
+const CRATE_ARROWS: [(&str, &[&str]); 6] = [
     ("crds", &[]),
     ("binary-cache", &["crds"]),
     ("node-agent", &["crds", "binary-cache"]),
+    ("operator", &["crds", "binary-cache"]),
     ("kubectl-cudaenv", &["crds", "binary-cache"]),
     ("e2e", &["crds", "binary-cache", "node-agent", "kubectl-cudaenv"]),
 ];
@@ -154,8 +155,12 @@ fn crates_depend_along_the_arrows_only() {
 #[test]
 fn rooms_keep_their_doors_closed() {
     let mut wrong = Vec::new();
-    for file in sources("node-agent/src") {
-        let inside = file.path.strip_prefix(root().join("node-agent/src")).unwrap();
+    let programs = ["node-agent/src", "operator/src"].map(|folder| (root().join(folder), sources(folder)));
+    for (folder, file) in programs
+        .into_iter()
+        .flat_map(|(folder, files)| files.into_iter().map(move |file| (folder.clone(), file)))
+    {
+        let inside = file.path.strip_prefix(folder).unwrap();
         let room = inside
             .iter()
             .next()

@@ -1,0 +1,11 @@
+//! The cluster side of cudaenv: resolving, status, labels and taints, admission. See docs/architecture.md for the rooms.
+//! Never fetches a closure's bytes, never touches a node but through the API.
+
+pub mod args;
+pub mod http;
+pub mod metrics;
+pub mod observe;
+pub mod readiness;
+pub mod run;
+pub mod snapshot;
+pub mod telemetry;

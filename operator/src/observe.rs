@@ -1,0 +1,5 @@
+//! Reading the cluster into snapshots.
+//! Never decides what to do about what it reads.
+
+pub mod kinds;
+pub mod world;

@@ -1,0 +1,286 @@
+//! Where the objects of each watched kind live in the world.
+//! Never keeps what planning does not need: a `Node` brings its list of images along, and it is dropped here.
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+
+use crds::{
+    catalogue::{CacheEntry, EnvironmentEntry, EnvironmentKey},
+    domain::node::NodeFacts,
+    v1alpha1::{CUDABinaryCache, CUDADriverPreflight, CUDAEnvironment, CUDANode, ClusterCUDAEnvironment},
+};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node},
+    storage::v1::CSINode,
+};
+use kube::{Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+
+use crate::snapshot::world::{KubeNode, Machine, Preflight, World};
+
+/// The name of our CSI driver.
+pub const CSI_DRIVER: &str = "csi.cudaenv.dev";
+
+/// A kind that is watched.
+pub trait Kept: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {
+    /// Its name, for the log.
+    const KIND: &'static str;
+
+    /// What tells its objects apart in the world.
+    type Key: Ord + Clone + Debug + Send + 'static;
+
+    /// The object's key.
+    fn key(&self) -> Self::Key;
+
+    /// Puts what is needed of the object into the world, in place of what was there; whether that changed anything.
+    fn keep(self, world: &mut World) -> bool;
+
+    /// Takes the object out of the world; whether it was there.
+    fn forget(world: &mut World, key: &Self::Key) -> bool;
+
+    /// The keys of all objects of this kind that the world has.
+    fn keys(world: &World) -> Vec<Self::Key>;
+}
+
+impl Kept for CUDAEnvironment {
+    const KIND: &str = "CUDAEnvironment";
+
+    type Key = EnvironmentKey;
+
+    fn key(&self) -> EnvironmentKey {
+        EnvironmentKey {
+            namespace: Some(self.namespace().unwrap_or_default()),
+            name: self.name_any(),
+        }
+    }
+
+    fn keep(self, world: &mut World) -> bool {
+        let (key, entry) = (self.key(), EnvironmentEntry::from(&self));
+        let status = put(
+            &mut world.environment_statuses,
+            key.clone(),
+            self.status.unwrap_or_default(),
+        );
+        put(&mut world.catalogue.environments, key, entry) || status
+    }
+
+    fn forget(world: &mut World, key: &EnvironmentKey) -> bool {
+        world.environment_statuses.remove(key);
+        world.catalogue.environments.remove(key).is_some()
+    }
+
+    fn keys(world: &World) -> Vec<EnvironmentKey> {
+        let all = world.catalogue.environments.keys();
+        all.filter(|key| key.namespace.is_some()).cloned().collect()
+    }
+}
+
+impl Kept for ClusterCUDAEnvironment {
+    const KIND: &str = "ClusterCUDAEnvironment";
+
+    type Key = EnvironmentKey;
+
+    fn key(&self) -> EnvironmentKey {
+        EnvironmentKey {
+            namespace: None,
+            name: self.name_any(),
+        }
+    }
+
+    fn keep(self, world: &mut World) -> bool {
+        let (key, entry) = (self.key(), EnvironmentEntry::from(&self));
+        let status = put(
+            &mut world.environment_statuses,
+            key.clone(),
+            self.status.unwrap_or_default(),
+        );
+        put(&mut world.catalogue.environments, key, entry) || status
+    }
+
+    fn forget(world: &mut World, key: &EnvironmentKey) -> bool {
+        world.environment_statuses.remove(key);
+        world.catalogue.environments.remove(key).is_some()
+    }
+
+    fn keys(world: &World) -> Vec<EnvironmentKey> {
+        let all = world.catalogue.environments.keys();
+        all.filter(|key| key.namespace.is_none()).cloned().collect()
+    }
+}
+
+impl Kept for CUDABinaryCache {
+    const KIND: &str = "CUDABinaryCache";
+
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.name_any()
+    }
+
+    fn keep(self, world: &mut World) -> bool {
+        let (key, entry) = (self.key(), CacheEntry::from(&self));
+        let status = put(&mut world.cache_statuses, key.clone(), self.status.unwrap_or_default());
+        put(&mut world.catalogue.caches, key, entry) || status
+    }
+
+    fn forget(world: &mut World, key: &String) -> bool {
+        world.cache_statuses.remove(key);
+        world.catalogue.caches.remove(key).is_some()
+    }
+
+    fn keys(world: &World) -> Vec<String> {
+        names(&world.catalogue.caches)
+    }
+}
+
+impl Kept for Namespace {
+    const KIND: &str = "Namespace";
+
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.name_any()
+    }
+
+    fn keep(self, world: &mut World) -> bool {
+        let labels = self.metadata.labels.clone().unwrap_or_default();
+        world.catalogue.namespaces.insert(self.key(), labels.clone()) != Some(labels)
+    }
+
+    fn forget(world: &mut World, key: &String) -> bool {
+        world.catalogue.namespaces.remove(key).is_some()
+    }
+
+    fn keys(world: &World) -> Vec<String> {
+        names(&world.catalogue.namespaces)
+    }
+}
+
+impl Kept for Node {
+    const KIND: &str = "Node";
+
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.name_any()
+    }
+
+    fn keep(self, world: &mut World) -> bool {
+        let key = self.key();
+        let node = KubeNode {
+            uid: self.metadata.uid.unwrap_or_default(),
+            labels: self.metadata.labels.unwrap_or_default(),
+            taints: self.spec.and_then(|spec| spec.taints).unwrap_or_default(),
+        };
+        put(&mut world.nodes, key, node)
+    }
+
+    fn forget(world: &mut World, key: &String) -> bool {
+        world.nodes.remove(key).is_some()
+    }
+
+    fn keys(world: &World) -> Vec<String> {
+        names(&world.nodes)
+    }
+}
+
+impl Kept for CSINode {
+    const KIND: &str = "CSINode";
+
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.name_any()
+    }
+
+    fn keep(self, world: &mut World) -> bool {
+        let key = self.key();
+        if self.spec.drivers.iter().any(|driver| driver.name == CSI_DRIVER) {
+            world.registered.insert(key)
+        } else {
+            world.registered.remove(&key)
+        }
+    }
+
+    fn forget(world: &mut World, key: &String) -> bool {
+        world.registered.remove(key)
+    }
+
+    fn keys(world: &World) -> Vec<String> {
+        world.registered.iter().cloned().collect()
+    }
+}
+
+impl Kept for CUDANode {
+    const KIND: &str = "CUDANode";
+
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.name_any()
+    }
+
+    fn keep(self, world: &mut World) -> bool {
+        let key = self.key();
+        let status = self.status.unwrap_or_default();
+        let facts = status
+            .system
+            .is_some()
+            .then(|| NodeFacts::try_from(&status).map(Arc::new));
+        let class = facts
+            .as_ref()
+            .and_then(|facts| facts.as_ref().ok())
+            .map(|facts| facts.class());
+        let machine = Machine { facts, class, status };
+        put(&mut world.machines, key, machine)
+    }
+
+    fn forget(world: &mut World, key: &String) -> bool {
+        world.machines.remove(key).is_some()
+    }
+
+    fn keys(world: &World) -> Vec<String> {
+        names(&world.machines)
+    }
+}
+
+impl Kept for CUDADriverPreflight {
+    const KIND: &str = "CUDADriverPreflight";
+
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.name_any()
+    }
+
+    fn keep(self, world: &mut World) -> bool {
+        let key = self.key();
+        let preflight = Preflight {
+            uid: self.metadata.uid.unwrap_or_default(),
+            generation: self.metadata.generation.unwrap_or_default(),
+            spec: self.spec,
+            status: self.status.unwrap_or_default(),
+        };
+        put(&mut world.preflights, key, preflight)
+    }
+
+    fn forget(world: &mut World, key: &String) -> bool {
+        world.preflights.remove(key).is_some()
+    }
+
+    fn keys(world: &World) -> Vec<String> {
+        names(&world.preflights)
+    }
+}
+
+fn names<V>(map: &BTreeMap<String, V>) -> Vec<String> {
+    map.keys().cloned().collect()
+}
+
+/// Puts the value in place of what was there. One that is the same stays the very same.
+fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, Arc<V>>, key: K, value: V) -> bool {
+    if map.get(&key).is_some_and(|old| **old == value) {
+        return false;
+    }
+    map.insert(key, Arc::new(value));
+    true
+}

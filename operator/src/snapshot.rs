@@ -1,0 +1,4 @@
+//! Plain data between observing and planning.
+//! Never a clock, a file or a network; never another room.
+
+pub mod world;

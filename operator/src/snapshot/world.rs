@@ -1,0 +1,72 @@
+//! The world: everything of the cluster that the operator looks at, as it is at one moment.
+//! Never more of an object than planning needs: a large cluster's nodes fit into little memory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crds::{
+    catalogue::{Catalogue, EnvironmentKey, Labels},
+    convert::InvalidField,
+    domain::node::NodeFacts,
+    v1alpha1::{
+        CUDABinaryCacheStatus, CUDADriverPreflightSpec, CUDADriverPreflightStatus, CUDAEnvironmentStatus,
+        CUDANodeStatus,
+    },
+};
+use k8s_openapi::api::core::v1::Taint;
+
+/// Everything at one moment. Cheap to clone: the objects are shared.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct World {
+    /// Environments, caches and namespaces.
+    pub catalogue: Catalogue,
+    /// The statuses of environments as they are written now.
+    pub environment_statuses: BTreeMap<EnvironmentKey, Arc<CUDAEnvironmentStatus>>,
+    /// The statuses of caches as they are written now.
+    pub cache_statuses: BTreeMap<String, Arc<CUDABinaryCacheStatus>>,
+    /// The nodes of Kubernetes, by name.
+    pub nodes: BTreeMap<String, Arc<KubeNode>>,
+    /// Nodes whose kubelet knows our CSI driver: those with `csi.cudaenv.dev` in their `CSINode`.
+    pub registered: BTreeSet<String>,
+    /// What the nodes' agents reported, by the node's name.
+    pub machines: BTreeMap<String, Arc<Machine>>,
+    /// The questions asked, by name.
+    pub preflights: BTreeMap<String, Arc<Preflight>>,
+}
+
+/// What planning needs of a `Node`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct KubeNode {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `spec.taints`, in their order.
+    pub taints: Vec<Taint>,
+}
+
+/// What a node's agent reported in its `CUDANode`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Machine {
+    /// What selection looks at; the field that makes no sense; or nothing, where no agent has reported yet.
+    pub facts: Option<Result<Arc<NodeFacts>, InvalidField>>,
+    /// The class of those facts.
+    pub class: Option<String>,
+    /// All that was reported.
+    pub status: CUDANodeStatus,
+}
+
+/// A `CUDADriverPreflight`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preflight {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The question.
+    pub spec: CUDADriverPreflightSpec,
+    /// The answer as it is written now.
+    pub status: CUDADriverPreflightStatus,
+}

@@ -1,5 +1,6 @@
 //! Tells people and programs what was done and why something was not. Never acts, never observes.
 
 pub mod failure;
+pub mod node;
 pub mod progress;
 pub mod selection;

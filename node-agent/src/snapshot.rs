@@ -1,10 +1,12 @@
 //! Plain data that was observed. Never does I/O, never reads a clock.
 
+pub mod cluster;
 pub mod driver;
 pub mod fetch;
 pub mod happening;
 pub mod host_root;
 pub mod known;
 pub mod node;
+pub mod status;
 pub mod store;
 pub mod view;

@@ -13,6 +13,7 @@ use binary_cache::{hash::NarHash, key::KeyRing, nar::RemoveError, narinfo::Verif
 use crds::domain::store_path::{StorePath, is_hash};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
 
+pub use kept_catalogue::KeptError;
 pub use layout::Layout;
 pub use lease::{Holder, Lease, LeaseContent};
 pub use record::{Record, RecordError};
@@ -21,6 +22,7 @@ pub(crate) use state::ViewRecord;
 pub use sweep::Swept;
 
 mod commit;
+mod kept_catalogue;
 pub mod layout;
 mod lease;
 mod lock;

@@ -23,6 +23,7 @@ pub(crate) const LOCK_SUFFIX: &str = ".lock";
 /// <state>/drivers/<id>/driver/lib                the bridge layer of one driver (+ <id>.json beside it)
 /// <state>/views/<digest>/{mnt,layers,face}       one view; plain and plain-mnt for the tree of hard links
 /// <state>/volumes/<id>.json                      what is published where
+/// <state>/catalogue.json                         the environments and caches that an API server gave last
 /// <state>/leases/<n>                             who uses which layers, for as long as a lock is held
 /// <state>/staging/                               0700; garbage unless its lock is held
 /// ```
@@ -138,6 +139,11 @@ impl Layout {
     /// The folder of what is published where.
     pub fn volumes(&self) -> PathBuf {
         self.state.join("volumes")
+    }
+
+    /// The last catalogue that an API server gave.
+    pub fn catalogue(&self) -> PathBuf {
+        self.state.join("catalogue.json")
     }
 
     /// The folder of leases.

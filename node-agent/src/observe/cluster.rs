@@ -1,0 +1,243 @@
+//! Follows a cluster's objects through its API server, for as long as the agent lives.
+//! Never fails: what cannot be had is asked for again, and what was seen stays until there is something newer.
+
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc};
+
+use crds::{
+    catalogue::Labels,
+    v1alpha1::{CUDABinaryCache, CUDAEnvironment, CUDANode, ClusterCUDAEnvironment},
+};
+use futures_util::{
+    StreamExt as _,
+    stream::{BoxStream, select_all},
+};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node},
+    storage::v1::CSINode,
+};
+use kube::{
+    Api, Client, Resource,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use self::mirror::Mirror;
+use super::driver::chain;
+use crate::snapshot::cluster::{Objects, ThisNode, trimmed};
+
+pub mod access;
+mod mirror;
+
+/// Name of the CSI driver, as pods and CSINode have it.
+pub const CSI_DRIVER: &str = "csi.cudaenv.dev";
+
+/// A watch that says nothing for this long is asked for anew: seconds. Bookmarks come every minute.
+const SILENCE: u32 = 240;
+
+/// Changes that arrive together are shown together.
+const AT_ONCE: usize = 512;
+
+/// What was seen of a cluster up to now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    /// What catalogues are made of.
+    pub objects: Arc<Objects>,
+    /// Whether every kind that a catalogue is made of was listed once: only then is absent really absent.
+    pub synced: bool,
+    /// What is said of this node.
+    pub node: ThisNode,
+    /// The resources that could not be followed when they were last asked for.
+    pub failing: BTreeSet<&'static str>,
+}
+
+/// Something that a watch brought.
+enum Change {
+    Environment(Event<DeserializeGuard<CUDAEnvironment>>),
+    ClusterEnvironment(Event<DeserializeGuard<ClusterCUDAEnvironment>>),
+    Cache(Event<DeserializeGuard<CUDABinaryCache>>),
+    Namespace(Event<PartialObjectMeta<Namespace>>),
+    Node(Event<PartialObjectMeta<Node>>),
+    CudaNode(Event<DeserializeGuard<CUDANode>>),
+    CsiNode(Event<CSINode>),
+}
+
+type Arrived = (&'static str, Result<Change, watcher::Error>);
+
+/// Mirrors of all that is followed.
+#[derive(Default)]
+struct Followed {
+    environments: Mirror<CUDAEnvironment>,
+    cluster_environments: Mirror<ClusterCUDAEnvironment>,
+    caches: Mirror<CUDABinaryCache>,
+    namespaces: Mirror<Labels>,
+    nodes: Mirror<(Option<String>, Labels)>,
+    cuda_nodes: Mirror<CUDANode>,
+    csi_nodes: Mirror<bool>,
+    failing: BTreeSet<&'static str>,
+}
+
+/// Follows what an agent on node `name` needs, and shows it on `out`. Ends only with its task.
+pub async fn follow(client: Client, name: &str, out: watch::Sender<Seen>) {
+    let all = watcher::Config::default().timeout(SILENCE);
+    let own = all.clone().fields(&format!("metadata.name={name}"));
+    let changes = [
+        of(&client, "cudaenvironments", all.clone(), Change::Environment),
+        of(
+            &client,
+            "clustercudaenvironments",
+            all.clone(),
+            Change::ClusterEnvironment,
+        ),
+        of(&client, "cudabinarycaches", all.clone(), Change::Cache),
+        of(&client, "namespaces", all, Change::Namespace),
+        of(&client, "cudanodes", own.clone(), Change::CudaNode),
+        of(&client, "nodes", own.clone(), Change::Node),
+        of(&client, "csinodes", own, Change::CsiNode),
+    ];
+    let mut changes = select_all(changes).ready_chunks(AT_ONCE);
+    let mut followed = Followed::default();
+    while let Some(arrived) = changes.next().await {
+        let changed = arrived
+            .into_iter()
+            .fold(false, |changed, (kind, change)| followed.see(kind, change) | changed);
+        if changed {
+            let seen = followed.seen(&out.borrow());
+            out.send_if_modified(|shown| {
+                let differs = *shown != seen;
+                *shown = seen;
+                differs
+            });
+        }
+    }
+}
+
+fn of<K>(
+    client: &Client,
+    kind: &'static str,
+    config: watcher::Config,
+    change: fn(Event<K>) -> Change,
+) -> BoxStream<'static, Arrived>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let api: Api<K> = Api::all(client.clone());
+    // With growing, jittered pauses after errors.
+    let events = watcher::watcher(api, config).default_backoff();
+    events.map(move |event| (kind, event.map(change))).boxed()
+}
+
+impl Followed {
+    /// Takes in what arrived; says whether anything is different now.
+    fn see(&mut self, kind: &'static str, change: Result<Change, watcher::Error>) -> bool {
+        let change = match change {
+            Ok(change) => change,
+            Err(error) => return self.failed(kind, &error),
+        };
+        let recovered = self.failing.remove(kind);
+        if recovered {
+            tracing::info!(kind, "followed again");
+        }
+        let changed = match change {
+            Change::Environment(event) => self.environments.see(event, |found| {
+                let mut object = readable(kind, found)?;
+                object.metadata = trimmed(object.metadata);
+                object.status = None;
+                Some(object)
+            }),
+            Change::ClusterEnvironment(event) => self.cluster_environments.see(event, |found| {
+                let mut object = readable(kind, found)?;
+                object.metadata = trimmed(object.metadata);
+                object.status = None;
+                Some(object)
+            }),
+            Change::Cache(event) => self.caches.see(event, |found| {
+                let mut object = readable(kind, found)?;
+                object.metadata = trimmed(object.metadata);
+                object.status = None;
+                Some(object)
+            }),
+            Change::CudaNode(event) => self.cuda_nodes.see(event, |found| {
+                let mut object = readable(kind, found)?;
+                object.metadata = trimmed(object.metadata);
+                Some(object)
+            }),
+            Change::Namespace(event) => self
+                .namespaces
+                .see(event, |found| Some(found.metadata.labels.unwrap_or_default())),
+            Change::Node(event) => self.nodes.see(event, |found| {
+                Some((found.metadata.uid, found.metadata.labels.unwrap_or_default()))
+            }),
+            Change::CsiNode(event) => self.csi_nodes.see(event, |found| {
+                Some(found.spec.drivers.iter().any(|driver| driver.name == CSI_DRIVER))
+            }),
+        };
+        changed | recovered
+    }
+
+    fn failed(&mut self, kind: &'static str, error: &watcher::Error) -> bool {
+        let first = self.failing.insert(kind);
+        if first {
+            tracing::warn!(kind, error = %chain(error), "cannot be followed; what was seen before stays");
+        } else {
+            tracing::debug!(kind, error = %chain(error), "still cannot be followed");
+        }
+        first
+    }
+
+    /// What is to be shown; what did not change is shared with what was shown `before`.
+    fn seen(&self, before: &Seen) -> Seen {
+        let objects = Objects {
+            environments: self.environments.values(),
+            cluster_environments: self.cluster_environments.values(),
+            caches: self.caches.values(),
+            namespaces: self
+                .namespaces
+                .names()
+                .map(|(name, labels)| (name, labels.clone()))
+                .collect(),
+        };
+        let synced = self.environments.synced()
+            && self.cluster_environments.synced()
+            && self.caches.synced()
+            && self.namespaces.synced();
+        let node = self.nodes.values().into_iter().next();
+        Seen {
+            objects: if *before.objects == objects {
+                Arc::clone(&before.objects)
+            } else {
+                Arc::new(objects)
+            },
+            synced,
+            node: ThisNode {
+                uid: node.as_ref().and_then(|node| node.0.clone()),
+                labels: node.as_ref().map(|node| node.1.clone()),
+                object: self
+                    .cuda_nodes
+                    .synced()
+                    .then(|| self.cuda_nodes.values().into_iter().next()),
+                registered: self
+                    .csi_nodes
+                    .synced()
+                    .then(|| self.csi_nodes.values().iter().any(|found| **found)),
+            },
+            failing: self.failing.clone(),
+        }
+    }
+}
+
+/// An object that is not of its kind's form is reported and passed over: the others count all the same.
+fn readable<K>(kind: &'static str, found: DeserializeGuard<K>) -> Option<K> {
+    found
+        .0
+        .map_err(|invalid| {
+            let name = invalid.metadata.name.as_deref().unwrap_or_default();
+            let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
+            tracing::warn!(kind, namespace, name, error = %invalid.error, "passed over: it cannot be read");
+        })
+        .ok()
+}

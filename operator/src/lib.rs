@@ -5,6 +5,7 @@ pub mod args;
 pub mod http;
 pub mod metrics;
 pub mod observe;
+pub mod plan;
 pub mod readiness;
 pub mod run;
 pub mod snapshot;

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Builds the programs of a real Kubernetes from Go modules, once for each state of their sources, and prints their folder:
-#   build.sh [nodes]    etcd, kube-apiserver and kubectl; with `nodes` also scheduler, controllers, kubelet and containerd
+#   build.sh [SET…]    always etcd, kube-apiserver and kubectl
+#     nodes            scheduler, controllers, kubelet, containerd, runc
+#     helm             helm
 # Needs Go and, the first time, its module proxy.
 # Exit code 3: this machine cannot build them, for the reason on the last line; anything else but 0 is a fault.
 set -euo pipefail
-what=${1:-}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache="${CUDAENV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}}/cudaenv/cluster"
 version=$(sed -nE 's|^\tk8s.io/kubernetes (v[0-9.]+)$|\1|p' "$here/programs/go.mod")
@@ -12,6 +13,9 @@ key=$(cd "$here" && sha256sum build.sh programs/go.mod programs/go.sum programs/
 folder=$cache/$version-${key:0:12}
 
 cannot() { echo "$*" >&2; exit 3; }
+asked=" $* "
+wanted() { [[ $asked == *" $1 "* ]]; }
+for word; do [[ $word =~ ^(nodes|helm)$ ]] || { echo "build.sh: no such set: $word" >&2; exit 2; }; done
 
 # Whatever the user's own Go settings are.
 settle() {
@@ -59,7 +63,7 @@ find "$cache" -mindepth 1 -maxdepth 1 -name 'v*' -mtime +30 -exec rm -r {} +   #
 exec 8>"$cache/.lock"
 flock 8   # two test programs may ask at once: one builds
 compile control-plane etcd kube-apiserver kubectl
-if [ "$what" = nodes ]; then
+if wanted nodes; then
   for needed in nft:nftables ip:iproute2 busybox:busybox-static gcc:gcc pkg-config:pkg-config; do
     command -v "${needed%:*}" >/dev/null || cannot "${needed%:*} is not installed (${needed#*:})"
   done
@@ -72,4 +76,5 @@ if [ "$what" = nodes ]; then
   [ -x "$folder/runc" ] || pkg-config --exists libseccomp || cannot "libseccomp's headers are not installed (libseccomp-dev)"
   cgo=1 install "$folder" github.com/opencontainers/runc v1.4.3 -tags seccomp
 fi
+if wanted helm; then install "$folder" helm.sh/helm/v3/cmd/helm v3.22.0; fi
 echo "$folder"

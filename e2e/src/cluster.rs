@@ -1,6 +1,8 @@
 //! A real Kubernetes for tests: an API server alone, or with nodes that run pods; kubectl is the client.
 //! It must never leave a process or a file behind, and never speak to any cluster but the one it started.
 
+pub mod account;
+pub mod chart;
 pub mod objects;
 
 use std::fs::File;
@@ -139,9 +141,21 @@ impl Cluster {
         serde_json::from_str(&printed).with_context(|| format!("kubectl get {arguments:?} printed no JSON"))
     }
 
+    /// As `kubectl`, of somebody whose kubeconfig lies there.
+    pub fn kubectl_as(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<Ended> {
+        ended(self.command(arguments).env("KUBECONFIG", kubeconfig))
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
-        let program = self.programs.join("kubectl");
-        let mut kubectl = match self.inside {
+        let mut kubectl = self.client("kubectl");
+        kubectl.arg("--request-timeout=30s").args(arguments);
+        kubectl
+    }
+
+    /// A program of the cluster's folder, as its administrator, where the API server can be reached.
+    fn client(&self, name: &str) -> Command {
+        let program = self.programs.join(name);
+        let mut client = match self.inside {
             None => Command::new(program),
             Some(pid) => {
                 let mut enter = Command::new("nsenter");
@@ -149,13 +163,11 @@ impl Cluster {
                 enter
             }
         };
-        kubectl
+        client
             .env("KUBECONFIG", self.folder.join("admin.kubeconfig"))
             .env("KUBECACHEDIR", self.folder.join("discovery"))
-            .arg("--request-timeout=30s")
-            .args(arguments)
             .stdin(Stdio::null());
-        kubectl
+        client
     }
 }
 

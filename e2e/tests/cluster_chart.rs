@@ -1,0 +1,376 @@
+//! The chart: what helm makes of it is what a real API server accepts, and what our service accounts may do is what is written down.
+//! It must never install anything in a cluster that runs pods: that is `cluster_install`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use e2e::cluster::account::{Account, lines};
+use e2e::cluster::chart::{self, Helm, NAMESPACE};
+use e2e::cluster::{Cluster, objects};
+use e2e::programs::source_folder;
+use serde_json::{Value, json};
+
+/// What our accounts may do, for people to read: `COMPONENT, WHERE: GROUP/RESOURCE [NAME]: VERBS`.
+const RIGHTS: &str = include_str!("data/rights.txt");
+
+const DIGEST: &str = "sha256:0f343b0931126a20f133d67c2b018a3b5f7d1b5ab8d6e2b3a9ff2c1b7d1c0a11";
+
+/// Settings that users make, each with every toggle the other way somewhere.
+fn settings() -> Vec<Vec<&'static str>> {
+    let list = |words: &'static str| words.split(' ').collect::<Vec<_>>();
+    vec![
+        vec![],
+        list(
+            "--set networkPolicy.enabled=true,podMonitor.enabled=true,podMonitor.labels.release=prometheus,openshift.enabled=true",
+        ),
+        list(
+            "--set criticalPodsQuota.enabled=true,agentPolicy.enabled=false,operator.replicas=1,operator.minAvailable=null",
+        ),
+        list(
+            "--set kubeletDir=/var/lib/k0s/kubelet,stateDir=/mnt/disks/ssd0/cudaenv,nodeAgent.jobs=4,webhook.excludedNamespaces={gitops}",
+        ),
+        [
+            list("--set nodeAgent.extraArgs={--gpu,8.0:tesla},imagePullSecrets[0].name=registry"),
+            list("--set nodeAgent.updateStrategy.type=OnDelete,nodeAgent.updateStrategy.rollingUpdate=null"),
+        ]
+        .concat(),
+        vec![
+            "--set-json",
+            r#"nodeAgent.extraEnv=[{"name":"RUST_LOG","value":"debug"}]"#,
+            "--set",
+            "nodeAgent.image.digest=sha256:0f343b0931126a20f133d67c2b018a3b5f7d1b5ab8d6e2b3a9ff2c1b7d1c0a11",
+        ],
+    ]
+}
+
+fn kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+#[test]
+fn helm_finds_no_fault_in_the_chart_and_names_a_wrong_value() {
+    let Some(helm) = chart::helm("the chart by helm lint").unwrap() else {
+        return;
+    };
+    for values in settings() {
+        let linted = helm.lint(&values).unwrap();
+        assert_eq!(linted.code, 0, "{values:?}: {linted:?}");
+    }
+    for (wrong, said) in [
+        ("nodeAgent.imag.tag=1", "'imag'"),
+        ("kubeletDir=var/lib/kubelet", "/kubeletDir"),
+        ("operator.replicas=0", "/operator/replicas"),
+        ("nodeAgent.image.digest=latest", "/nodeAgent/image/digest"),
+        ("nodeAgent.updateStrategy.rollingUpdate.maxSurge=1", "maxSurge"),
+    ] {
+        let refused = helm.template(&["--set", wrong]).unwrap();
+        assert_ne!(refused.code, 0, "{wrong}");
+        assert!(refused.stderr.contains(said), "{wrong}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn images_are_named_by_digest_where_one_is_given() {
+    let Some(helm) = chart::helm("images of the chart").unwrap() else {
+        return;
+    };
+    let image = |values: &[&str]| {
+        let objects = helm.objects(values).unwrap();
+        let set = kind(&objects, "DaemonSet")[0].clone();
+        set["spec"]["template"]["spec"]["containers"][0]["image"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(image(&[]), "ghcr.io/cudaenv/node-agent:0.1.0");
+    assert_eq!(
+        image(&["--set", "nodeAgent.image.tag=1.2"]),
+        "ghcr.io/cudaenv/node-agent:1.2"
+    );
+    let digest = format!("nodeAgent.image.digest={DIGEST}");
+    assert_eq!(
+        image(&["--set", &digest]),
+        format!("ghcr.io/cudaenv/node-agent@{DIGEST}")
+    );
+}
+
+#[test]
+fn the_driver_object_says_what_kubelet_must_know() {
+    let Some(helm) = chart::helm("the CSIDriver of the chart").unwrap() else {
+        return;
+    };
+    let objects = helm.objects(&[]).unwrap();
+    let driver = kind(&objects, "CSIDriver")[0];
+    assert_eq!(driver["metadata"]["name"], "csi.cudaenv.dev");
+    assert_eq!(
+        driver["metadata"]["labels"]["security.openshift.io/csi-ephemeral-volume-profile"],
+        "restricted"
+    );
+    let spec = json!({
+        "attachRequired": false, "podInfoOnMount": true, "volumeLifecycleModes": ["Ephemeral"], "fsGroupPolicy": "None",
+        "seLinuxMount": false, "requiresRepublish": false, "storageCapacity": false,
+    });
+    assert_eq!(driver["spec"], spec);
+}
+
+#[test]
+fn a_real_api_server_accepts_whatever_the_chart_renders() {
+    let check = "the chart's objects on an API server";
+    let (Some(helm), Some(cluster)) = (chart::helm(check).unwrap(), Cluster::start(check).unwrap()) else {
+        return;
+    };
+    cluster.apply_definitions().unwrap();
+    chart::make_namespace(&cluster).unwrap();
+    for values in settings() {
+        let objects = helm.objects(&values).unwrap();
+        // The Prometheus operator's kind is not served here.
+        let (foreign, served): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|object| object["kind"] == "PodMonitor");
+        let monitored = values.iter().any(|words| words.contains("podMonitor.enabled=true"));
+        assert_eq!(foreign.len(), if monitored { 2 } else { 0 });
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": served });
+        let answer = cluster
+            .kubectl_with(&["apply", "--dry-run=server", "--validate=strict"], &list)
+            .unwrap();
+        assert_eq!(answer.code, 0, "{values:?}: {}", answer.stderr);
+        assert_eq!(answer.stderr, "", "{values:?}: the API server warns");
+    }
+}
+
+#[test]
+fn admission_is_configured_as_its_reference_says() {
+    let Some(helm) = chart::helm("the chart's admission and its reference").unwrap() else {
+        return;
+    };
+    let reference = fs::read_to_string(source_folder().join("docs/reference/admission.md")).unwrap();
+    let yaml = reference
+        .split_once("```yaml\n")
+        .unwrap()
+        .1
+        .split_once("\n```")
+        .unwrap()
+        .0;
+    let yaml = yaml
+        .replace("RELEASE", NAMESPACE)
+        .replace("SERVICE", "cudaenv-operator");
+    let written = serde_saphyr::from_multiple::<Value>(&yaml.replace("CONFIGURATION", "cudaenv")).unwrap();
+    assert_eq!(written.len(), 4);
+    let rendered = helm.objects(&[]).unwrap();
+    for object in written {
+        let twin = rendered
+            .iter()
+            .find(|twin| twin["kind"] == object["kind"] && twin["metadata"]["name"] == object["metadata"]["name"])
+            .unwrap();
+        for field in ["webhooks", "spec"] {
+            assert_eq!(twin[field], object[field], "{}", object["kind"]);
+        }
+    }
+}
+
+/// The rights that a rendered chart gives, in the words of the golden list.
+fn rendered_rights(objects: &[Value]) -> BTreeSet<String> {
+    let mut rights = BTreeSet::new();
+    let bindings = kind(objects, "ClusterRoleBinding")
+        .into_iter()
+        .map(|binding| (binding, "cluster"));
+    let bindings = bindings.chain(
+        kind(objects, "RoleBinding")
+            .into_iter()
+            .map(|binding| (binding, NAMESPACE)),
+    );
+    for (binding, place) in bindings {
+        let component = &binding["metadata"]["labels"]["app.kubernetes.io/component"];
+        let role = objects
+            .iter()
+            .find(|role| {
+                role["kind"] == binding["roleRef"]["kind"] && role["metadata"]["name"] == binding["roleRef"]["name"]
+            })
+            .unwrap();
+        for rule in role["rules"].as_array().unwrap() {
+            for line in lines(rule) {
+                rights.insert(format!("{}, {place}: {line}", component.as_str().unwrap()));
+            }
+        }
+    }
+    rights
+}
+
+fn golden() -> BTreeSet<String> {
+    RIGHTS.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_rights_given_are_those_written_down_and_none_is_a_wildcard_or_a_secret_of_the_agent() {
+    let Some(helm) = chart::helm("the rights that the chart gives").unwrap() else {
+        return;
+    };
+    let objects = helm.objects(&[]).unwrap();
+    let rights = rendered_rights(&objects);
+    let (given, written) = (&rights, &golden());
+    assert_eq!(
+        given.difference(written).collect::<Vec<_>>(),
+        [""; 0],
+        "given but not written down"
+    );
+    assert_eq!(
+        written.difference(given).collect::<Vec<_>>(),
+        [""; 0],
+        "written down but not given"
+    );
+    let too_much = |line: &&String| {
+        let agent = line.starts_with("node-agent");
+        let secret = line.contains("secrets") && (agent || !line.contains(NAMESPACE));
+        line.contains('*') || secret || (agent && line.contains("/nodes"))
+    };
+    assert_eq!(rights.iter().filter(too_much).collect::<Vec<_>>(), [""; 0]);
+    let roles = [kind(&objects, "ClusterRole"), kind(&objects, "Role")].concat();
+    assert_eq!(roles.len(), 3, "each role has a binding that was read above");
+}
+
+/// Puts accounts, roles, bindings and policies of the rendered chart on the API server.
+fn with_rights(cluster: &Cluster, helm: &Helm) {
+    cluster.apply_definitions().unwrap();
+    chart::make_namespace(cluster).unwrap();
+    let wanted = [
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ];
+    let objects = helm.objects(&[]).unwrap().into_iter();
+    let items: Vec<_> = objects
+        .filter(|object| wanted.contains(&object["kind"].as_str().unwrap()))
+        .collect();
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
+    let answer = cluster.kubectl_with(&["apply"], &list).unwrap();
+    assert_eq!(answer.code, 0, "{answer:?}");
+}
+
+#[test]
+fn the_tokens_of_our_accounts_can_do_what_is_written_down_and_nothing_else() {
+    let check = "what our tokens may do";
+    let (Some(helm), Some(cluster)) = (chart::helm(check).unwrap(), Cluster::start(check).unwrap()) else {
+        return;
+    };
+    with_rights(&cluster, &helm);
+    cluster
+        .printed(&["create", "serviceaccount", "nobody", "-n", NAMESPACE])
+        .unwrap();
+    let nobody = cluster.account(NAMESPACE, "nobody", None).unwrap();
+    for component in ["node-agent", "operator"] {
+        let account = cluster
+            .account(NAMESPACE, &format!("cudaenv-{component}"), None)
+            .unwrap();
+        for namespace in ["default", NAMESPACE] {
+            let everybodys = nobody.rules(namespace).unwrap();
+            let own: BTreeSet<_> = account
+                .rules(namespace)
+                .unwrap()
+                .difference(&everybodys)
+                .cloned()
+                .collect();
+            assert_eq!(own, written(component, namespace), "{component} in {namespace}");
+        }
+    }
+}
+
+/// What the golden list says of a component in a namespace.
+fn written(component: &str, namespace: &str) -> BTreeSet<String> {
+    let places = [format!("{component}, cluster: "), format!("{component}, {namespace}: ")];
+    let lines = RIGHTS.lines();
+    lines
+        .filter_map(|line| places.iter().find_map(|place| line.strip_prefix(place.as_str())))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn node(name: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } })
+}
+
+fn cuda_node(name: &str) -> Value {
+    json!({ "apiVersion": "cudaenv.dev/v1alpha1", "kind": "CUDANode", "metadata": { "name": name }, "spec": {} })
+}
+
+#[test]
+fn an_agent_writes_the_record_of_its_own_node_and_of_no_other() {
+    let check = "the policy that keeps agents to their own nodes";
+    let (Some(helm), Some(cluster)) = (chart::helm(check).unwrap(), Cluster::start(check).unwrap()) else {
+        return;
+    };
+    with_rights(&cluster, &helm);
+    for name in ["node1", "node2"] {
+        let answer = cluster.kubectl_with(&["create"], &node(name)).unwrap();
+        assert_eq!(answer.code, 0, "{answer:?}");
+    }
+    let agent = cluster.account(NAMESPACE, "cudaenv-node-agent", Some("node1")).unwrap();
+    let nowhere = cluster.account(NAMESPACE, "cudaenv-node-agent", None).unwrap();
+    policy_is_in_force(&agent);
+    let refused = |account: &Account<'_>, object: &Value, says: &str| {
+        let answer = account.kubectl_with(&["create"], object).unwrap();
+        assert_ne!(answer.code, 0, "{object}");
+        assert!(answer.stderr.contains(says), "{says}: {}", answer.stderr);
+    };
+    refused(
+        &agent,
+        &cuda_node("node2"),
+        "the agent of node node1 may not write CUDANode node2",
+    );
+    refused(&nowhere, &cuda_node("node1"), "this token names no node");
+    let foreign = json!([{ "apiVersion": "v1", "kind": "Node", "name": "node2", "uid": "1" }]);
+    refused(
+        &agent,
+        &objects::with(cuda_node("node1"), "/metadata/ownerReferences", foreign),
+        "owned by its Node",
+    );
+    refused(
+        &agent,
+        &objects::with(
+            cuda_node("node1"),
+            "/spec",
+            json!({ "maxBytes": 1_000_000_000_000_u64 }),
+        ),
+        "not for its agent to write",
+    );
+    let own = json!([{ "apiVersion": "v1", "kind": "Node", "name": "node1", "uid": "1" }]);
+    let good = objects::with(cuda_node("node1"), "/metadata/ownerReferences", own);
+    let answer = agent.kubectl_with(&["create"], &good).unwrap();
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let answer = cluster.kubectl_with(&["create"], &cuda_node("node2")).unwrap();
+    assert_eq!(answer.code, 0, "another's record is there: {answer:?}");
+    for (name, code) in [("node1", 0), ("node2", 1)] {
+        let status = objects::with(cuda_node(name), "/status", json!({ "class": "c0ffee" }));
+        let apply = [
+            "apply",
+            "--server-side",
+            "--field-manager=node-agent",
+            "--subresource=status",
+        ];
+        let answer = agent.kubectl_with(&apply, &status).unwrap();
+        assert_eq!(answer.code, code, "{name}: {answer:?}");
+    }
+    assert_eq!(
+        cluster.field("cudanodes", "{.items[*].status.class}").unwrap(),
+        "c0ffee"
+    );
+}
+
+/// A new policy is enforced a moment after it was stored.
+fn policy_is_in_force(agent: &Account<'_>) {
+    let mut last = None;
+    let enforced = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let answer = agent
+            .kubectl_with(&["create", "--dry-run=server"], &cuda_node("nowhere"))
+            .unwrap();
+        let refused = answer.stderr.contains("may not write CUDANode");
+        last = Some(answer);
+        refused
+    });
+    assert!(enforced, "the policy is not enforced: {last:?}");
+}

@@ -33,7 +33,7 @@ const CRATE_ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// Which rooms of a program a room must not import from.
-const CLOSED_DOORS: [(&str, &[&str]); 5] = [
+const CLOSED_DOORS: [(&str, &[&str]); 7] = [
     (
         "snapshot",
         &["observe", "plan", "act", "report", "commands", "args", "store"],
@@ -41,7 +41,9 @@ const CLOSED_DOORS: [(&str, &[&str]); 5] = [
     ("plan", &["observe", "act", "report", "commands", "args"]),
     ("observe", &["plan", "act", "report", "commands", "args"]),
     ("act", &["observe", "report", "commands", "args"]),
-    ("report", &["observe", "act", "commands"]),
+    ("report", &["observe", "act", "commands", "provision", "csi"]),
+    ("provision", &["commands", "args", "csi"]),
+    ("csi", &["commands", "args"]),
 ];
 
 /// Words that mean an effect, forbidden in the rooms that only think.

@@ -10,7 +10,6 @@ mod reasons;
 mod run;
 mod scan;
 mod serve;
-mod settle;
 mod verify;
 
 use std::io::Write as _;

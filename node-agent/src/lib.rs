@@ -9,6 +9,7 @@ pub mod elf_note;
 pub mod fatbin;
 pub mod observe;
 pub mod plan;
+pub mod provision;
 pub mod report;
 pub mod rooted;
 pub mod snapshot;

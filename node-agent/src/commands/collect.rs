@@ -7,11 +7,12 @@ use std::{
 
 use serde::Serialize;
 
-use super::{answer, obtain};
+use super::answer;
 use crate::{
     act::collect,
     args::{GcArgs, Output},
     plan::collect::{self as planning, CollectPlan, CollectPolicy},
+    provision::supply,
     report::failure::{Failure, Reason},
 };
 
@@ -25,7 +26,7 @@ struct Answer {
 
 #[expect(clippy::disallowed_methods, reason = "a command's shell reads the clock, for ages")]
 pub(super) fn run(args: &GcArgs, output: Output) -> Result<u8, Failure> {
-    let store = obtain::existing_store(&args.state.state)?;
+    let store = supply::existing_store(&args.state.state)?;
     let policy = CollectPolicy {
         high: args.keep,
         low: args.keep,

@@ -5,12 +5,10 @@ use std::{path::PathBuf, time::SystemTime};
 use crds::domain::store_path::StorePath;
 use serde::Serialize;
 
-use super::{
-    answer, inputs,
-    obtain::{self, Supply},
-};
+use super::{answer, inputs, obtain};
 use crate::{
     args::{FetchArgs, Output},
+    provision::supply::{self, Supply},
     report::failure::{Failure, Reason},
 };
 
@@ -44,10 +42,15 @@ pub(super) fn run(args: &FetchArgs, output: Output) -> Result<u8, Failure> {
         return Err(Failure::new(Reason::BadRequest, 2, text));
     }
     let caches = inputs::caches_by_url(&args.caches, &args.public_keys, &args.fetch)?;
-    let store = obtain::open_store(&args.state.state)?;
-    let supply = Supply::new(&store, caches, &args.fetch, output)?;
+    let store = supply::open_store(&args.state.state)?;
+    let supply = Supply::new(store.clone(), caches, args.fetch.jobs.into())?;
     let runtime = obtain::runtime()?;
-    let obtained = runtime.block_on(supply.obtain(&args.store_paths, SystemTime::now()))?;
+    let obtained = runtime.block_on(obtain::shown(
+        supply.obtain(&args.store_paths, SystemTime::now()),
+        supply.progress(),
+        &args.fetch,
+        output,
+    ))?;
     let paths = obtained.closure.paths.iter().map(|narinfo| Path {
         store_path: narinfo.store_path().clone(),
         files: store.layout().files(narinfo.store_path()),

@@ -7,18 +7,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use binary_cache::{
-    cache::CacheConfig,
-    credentials::{Credentials, CredentialsError, Netrc, Secret},
-    key::{KeyRing, KeyRingError},
-};
+use binary_cache::{cache::CacheConfig, credentials::Credentials};
 use crds::{
     domain::{cache::CacheSource, environment::Environment},
     manifest::{self, ChoiceError, ManifestError},
 };
-use url::Url;
 
-use crate::{args::FetchOptions, observe::gpus::FactsError};
+use crate::{
+    args::FetchOptions,
+    observe::gpus::FactsError,
+    provision::caches::{self as sources, CacheError},
+};
 
 /// A file or an argument that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,21 +32,10 @@ pub enum InputError {
     NoCaches { path: PathBuf },
     #[error("spec.caches names `{name}`, which is not in {}", path.display())]
     UnknownCache { path: PathBuf, name: String },
-    #[error("cache {cache}: {field} `{text}`")]
-    Url {
-        cache: String,
-        field: &'static str,
-        text: String,
-        source: url::ParseError,
-    },
-    #[error("cache {cache}: public keys")]
-    Keys { cache: String, source: KeyRingError },
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     #[error("{}", path.display())]
     Facts { path: PathBuf, source: FactsError },
-    #[error("{}", path.display())]
-    Netrc { path: PathBuf, source: CredentialsError },
-    #[error("the bearer token in {}", path.display())]
-    Token { path: PathBuf, source: CredentialsError },
     #[error("--bearer-token names the cache `{cache}`, which is not among those used")]
     TokenWithoutCache { cache: String },
 }
@@ -152,24 +140,9 @@ struct Known {
 
 impl Known {
     fn read(options: &FetchOptions) -> Result<Self, InputError> {
-        let netrc = options.netrc.as_ref().map(|path| {
-            let parsed = Netrc::parse(&read(path)?);
-            let failed = |source| InputError::Netrc {
-                path: path.clone(),
-                source,
-            };
-            Ok::<_, InputError>(Credentials::Netrc(parsed.map_err(failed)?))
-        });
-        let tokens = options.bearer_tokens.iter().map(|(cache, path)| {
-            let failed = |source| InputError::Token {
-                path: path.clone(),
-                source,
-            };
-            Ok((
-                cache.clone(),
-                Credentials::Bearer(Secret::new(&read(path)?).map_err(failed)?),
-            ))
-        });
+        let netrc = options.netrc.as_ref().map(|path| sources::netrc(path));
+        let tokens = options.bearer_tokens.iter();
+        let tokens = tokens.map(|(cache, path)| Ok((cache.clone(), sources::token(path)?)));
         Ok(Self {
             netrc: netrc.transpose()?,
             tokens: tokens.collect::<Result<_, InputError>>()?,
@@ -202,32 +175,5 @@ impl Known {
 }
 
 fn config(source: &CacheSource, known: &Known) -> Result<CacheConfig, InputError> {
-    let url = |field, text: &String| {
-        Url::parse(text).map_err(|error| InputError::Url {
-            cache: source.name.clone(),
-            field,
-            text: text.clone(),
-            source: error,
-        })
-    };
-    Ok(CacheConfig {
-        name: source.name.clone(),
-        url: url("url", &source.url)?,
-        mirrors: source
-            .mirrors
-            .iter()
-            .map(|text| url("mirrors", text))
-            .collect::<Result<_, _>>()?,
-        keys: KeyRing::parse(&source.public_keys).map_err(|error| InputError::Keys {
-            cache: source.name.clone(),
-            source: error,
-        })?,
-        priority: source.priority,
-        redirect_origins: source
-            .redirect_origins
-            .iter()
-            .map(|text| url("redirectOrigins", text))
-            .collect::<Result<_, _>>()?,
-        credentials: known.of(source),
-    })
+    Ok(sources::config(source, known.of(source))?)
 }

@@ -1,17 +1,12 @@
 //! From the errors of commands to reasons: one table, every match exhaustive, so that no new error goes without a word.
 
-use binary_cache::{closure::ClosureError, substitute::SubstituteError};
 use crds::manifest::ChoiceError;
 
-use super::{RUN_FAILED, inputs::InputError, obtain::ObtainError, run::RunError};
+use super::{RUN_FAILED, inputs::InputError, obtain::RuntimeError, run::RunError};
 use crate::{
-    act::fetch::FetchError,
     observe::objects::ObjectsError,
-    plan::fetch::FetchRefusal,
-    report::{
-        failure::{Failure, Reason},
-        selection,
-    },
+    provision::supply::SupplyError,
+    report::failure::{Failure, Reason},
 };
 
 /// Which step of starting the daemon failed.
@@ -41,9 +36,15 @@ impl From<InputError> for Failure {
     }
 }
 
-impl From<ObtainError> for Failure {
-    fn from(error: ObtainError) -> Self {
-        let reason = of_obtain(&error);
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        Self::new(Reason::StoreFailed, 1, error)
+    }
+}
+
+impl From<SupplyError> for Failure {
+    fn from(error: SupplyError) -> Self {
+        let reason = error.reason();
         Self::new(reason, if reason == Reason::BadRequest { 2 } else { 1 }, error)
     }
 }
@@ -77,68 +78,18 @@ fn of_input(error: &InputError) -> Reason {
         }
         | InputError::NoCaches { .. }
         | InputError::UnknownCache { .. }
-        | InputError::Url { .. }
-        | InputError::Keys { .. }
+        | InputError::Cache(_)
         | InputError::Facts { .. }
-        | InputError::Netrc { .. }
-        | InputError::Token { .. }
         | InputError::TokenWithoutCache { .. } => Reason::BadRequest,
-    }
-}
-
-fn of_obtain(error: &ObtainError) -> Reason {
-    match error {
-        ObtainError::Setup { .. } => Reason::BadRequest,
-        ObtainError::Runtime { .. } | ObtainError::Store { .. } => Reason::StoreFailed,
-        ObtainError::Closure {
-            source: ClosureError::Root(source) | ClosureError::Reference { source, .. },
-        } => of_substitute(source),
-        // Larger than any closure that is meant to be mounted.
-        ObtainError::Closure {
-            source: ClosureError::TooLarge { .. },
-        } => Reason::BadRequest,
-        ObtainError::Refused { source } => of_refusal(source),
-        ObtainError::Fetch { source } => match source {
-            FetchError::Store(_) | FetchError::TaskDied { .. } | FetchError::OutsideClosure { .. } => {
-                Reason::StoreFailed
-            }
-            FetchError::Substitute(source) => of_substitute(source),
-            FetchError::Refused(source) => of_refusal(source),
-            FetchError::DiskFull { .. } => Reason::InsufficientDisk,
-        },
-    }
-}
-
-fn of_refusal(error: &FetchRefusal) -> Reason {
-    match error {
-        FetchRefusal::InsufficientDisk { .. } => Reason::InsufficientDisk,
-        FetchRefusal::DifferentContents { .. } => Reason::HashMismatch,
-    }
-}
-
-fn of_substitute(error: &SubstituteError) -> Reason {
-    match error {
-        SubstituteError::NotInAnyCache { .. } => Reason::NotInAnyCache,
-        SubstituteError::SignatureUntrusted { .. } => Reason::SignatureUntrusted,
-        SubstituteError::HashMismatch { .. } | SubstituteError::CacheCorrupt { .. } => Reason::HashMismatch,
-        SubstituteError::CacheUnreachable { .. } | SubstituteError::CacheHostile { .. } => Reason::CacheUnreachable,
-        SubstituteError::Local { .. } => Reason::StoreFailed,
     }
 }
 
 fn of_run(error: &RunError) -> Reason {
     match error {
         RunError::Input(error) => of_input(error),
-        RunError::Obtain(error) => of_obtain(error),
-        RunError::Rejected { selection } => selection::reason(selection),
-        RunError::Contents { .. } | RunError::Lease { .. } | RunError::Install { .. } | RunError::Document { .. } => {
-            Reason::StoreFailed
-        }
-        RunError::Bridge { .. } => Reason::DriverNotReady,
-        RunError::Compat { .. } => Reason::BadRequest,
-        RunError::View { .. } | RunError::Host { .. } | RunError::Enter { .. } | RunError::Mount { .. } => {
-            Reason::ViewFailed
-        }
+        RunError::Provision(error) => error.reason(),
+        RunError::Lease { .. } | RunError::Runtime(_) => Reason::StoreFailed,
+        RunError::Host { .. } | RunError::Enter { .. } | RunError::Mount { .. } => Reason::ViewFailed,
         RunError::Exec { .. } => Reason::ProgramFailed,
     }
 }

@@ -1,7 +1,6 @@
 //! `run`: from an environment and a driver to a program in a view. Wires the rooms; what is decided is decided in plans.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     io,
     os::{fd::AsFd, unix::process::CommandExt},
@@ -11,7 +10,7 @@ use std::{
 };
 
 use crds::{
-    domain::{cuda::CudaVersion, driver::DriverVersion, environment::Environment, store_path::StorePath},
+    domain::{cuda::CudaVersion, driver::DriverVersion},
     selection::Selection,
 };
 use serde::Serialize;
@@ -19,33 +18,26 @@ use serde::Serialize;
 use super::{
     facts,
     inputs::{self, InputError},
-    obtain::{self, ObtainError, Obtained, Supply},
-    settle::settle,
+    obtain::{self, RuntimeError},
 };
 use crate::{
     act::{
-        contents::ContentsError,
         enter::{self, EnterError},
-        install::{self, InstallError, Origin},
         view::{self, ViewError},
     },
     args::{KernelModule, Output, RunArgs, ViewChoice},
     observe::{
-        driver::{self, CompatError, KernelSource},
+        driver::{self, KernelSource},
         host_root::{self, ListError},
     },
-    plan::{
-        bridge::{self, BridgePlan, BridgeRefusal},
-        document, root,
-        view::{ViewPlan, ViewRefusal},
+    plan::{root, view::ViewPlan},
+    provision::{
+        self, ProvisionError, Provisioned, Wanted,
+        supply::{self, Supply},
     },
-    report::{failure::Failure, selection as report},
-    snapshot::{
-        driver::DriverFiles,
-        node::Node,
-        view::{ViewKind, ViewRequest},
-    },
-    store::{Holder, Lease, LeaseContent, NodeStore, StoreError},
+    report::failure::Failure,
+    snapshot::{node::Node, view::ViewKind},
+    store::{Lease, NodeStore, StoreError},
 };
 
 /// Which step between the files and the program failed.
@@ -54,21 +46,9 @@ pub enum RunError {
     #[error(transparent)]
     Input(#[from] InputError),
     #[error(transparent)]
-    Obtain(#[from] ObtainError),
-    #[error("{}", report::refusal(selection))]
-    Rejected { selection: Box<Selection> },
-    #[error("looking for GPU code")]
-    Contents { source: ContentsError },
-    #[error("the driver's libraries in {}", path.display())]
-    Bridge { path: PathBuf, source: BridgeRefusal },
-    #[error("the forward-compatibility libraries of {path}")]
-    Compat { path: StorePath, source: CompatError },
-    #[error("installing the driver's libraries")]
-    Install { source: InstallError },
-    #[error("describing the view")]
-    Document { source: serde_json::Error },
-    #[error("planning the view")]
-    View { source: ViewRefusal },
+    Provision(#[from] ProvisionError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     #[error("leasing the view")]
     Lease { source: StoreError },
     #[error("listing the host's root")]
@@ -160,42 +140,42 @@ impl Prepared {
         }
         let environment = inputs::environment(&args.environment, args.name.as_deref()).map_err(RunError::from)?;
         let caches = inputs::caches(&args.caches, &environment, &args.fetch).map_err(RunError::from)?;
-        let store = obtain::open_store(&args.state.state).map_err(RunError::from)?;
-        let supply = Supply::new(&store, caches, &args.fetch, output).map_err(RunError::from)?;
-        let (selection, obtained) = settle(&supply, &environment, &node.facts, now)?;
-        let ready = node.detection.ready();
-        let (files, version, cuda) = ready.ok_or_else(|| RunError::Rejected {
-            selection: Box::new(selection.clone()),
-        })?;
-        let searched = args.driver_root.as_deref().unwrap_or(Path::new("/"));
-        let bridge = Bridge::plan(&store, (files, version), &selection)?;
-        let view = plan_view(
-            &environment,
-            &selection,
-            &obtained,
-            (version, cuda),
-            &bridge.plan,
-            args.view,
-        )?;
-        let content = LeaseContent {
-            view: Some(view.digest.clone()),
-            bridge: Some(bridge.plan.id.clone()),
-            paths: view.paths.clone(),
-            holder: Holder::this_process(),
+        let supplied = |error| RunError::from(ProvisionError::from(error));
+        let store = supply::open_store(&args.state.state).map_err(supplied)?;
+        let supply = Supply::new(store.clone(), caches, args.fetch.jobs.into()).map_err(supplied)?;
+        let wanted = Wanted {
+            environment: &environment,
+            node: &node,
+            kind: match args.view {
+                ViewChoice::Overlay => ViewKind::Overlay,
+                ViewChoice::Plain => ViewKind::Plain,
+            },
+            // The program runs in its user's own SELinux domain, not in a container's.
+            selinux_label: None,
         };
-        let lease = store.lease(&content).map_err(|source| RunError::Lease { source })?;
-        obtained.lease.end().map_err(|source| RunError::Lease { source })?;
-        bridge.install(&store, searched, &files.root)?;
-        view::build(&view, &store, now).map_err(|source| RunError::Mount { source })?;
+        let work = provision::provision(&supply, wanted, now);
+        let shown = obtain::shown(work, supply.progress(), &args.fetch, output);
+        let provisioned = obtain::runtime().map_err(RunError::from)?.block_on(shown);
+        let Provisioned {
+            view,
+            selection,
+            fetched,
+            downloaded,
+            lease,
+        } = provisioned.map_err(RunError::from)?;
+        let rejected = || ProvisionError::Rejected {
+            selection: Box::new(selection.clone()),
+        };
+        let (_, version, cuda) = node.detection.ready().ok_or_else(|| RunError::from(rejected()))?;
         let report = Report {
             driver: version,
             cuda,
             selection: &selection,
             view: view.digest.as_str(),
-            paths: obtained.closure.paths.len(),
-            fetched_paths: obtained.fetched.paths,
-            fetched_bytes: obtained.fetched.bytes,
-            downloaded_bytes: obtained.downloaded,
+            paths: view.paths.len(),
+            fetched_paths: fetched.paths,
+            fetched_bytes: fetched.bytes,
+            downloaded_bytes: downloaded,
             milliseconds: started.elapsed().as_millis(),
         };
         super::told(output, &Line { run: report }, &selection);
@@ -216,92 +196,4 @@ impl Prepared {
             .env("CUDAENV", "/run/cudaenv")
             .exec())
     }
-}
-
-/// The bridge that the selection needs.
-struct Bridge {
-    plan: BridgePlan,
-    /// Where the files of the forward-compatibility libraries are, where it takes some.
-    compat: Option<PathBuf>,
-}
-
-impl Bridge {
-    fn plan(
-        store: &NodeStore,
-        (files, version): (&DriverFiles, &DriverVersion),
-        selection: &Selection,
-    ) -> Result<Self, RunError> {
-        let chosen = selection.selected.values();
-        let paths: BTreeSet<_> = chosen.filter_map(|selected| selected.forward_compat.as_ref()).collect();
-        let compats = paths.into_iter().map(|path| {
-            let home = store.layout().files(path);
-            let files = driver::compat_files(&home).map_err(|source| RunError::Compat {
-                path: path.clone(),
-                source,
-            })?;
-            Ok::<_, RunError>((home, files))
-        });
-        // Packages may bring different ones along; a program can load one libcuda, and the newest serves them all.
-        let compats = compats.collect::<Result<Vec<_>, _>>()?;
-        let compat = compats.into_iter().max_by(|(_, a), (_, b)| a.version.cmp(&b.version));
-        let (compat, compat_files) = compat.unzip();
-        let plan = bridge::plan(files, version, compat_files.as_ref()).map_err(|source| RunError::Bridge {
-            path: files.directory.clone(),
-            source,
-        })?;
-        for warning in &plan.warnings {
-            tracing::warn!("{warning}");
-        }
-        Ok(Self { plan, compat })
-    }
-
-    /// Builds it, if it is not there. Hold a lease on it.
-    fn install(&self, store: &NodeStore, searched: &Path, driver_root: &Path) -> Result<(), RunError> {
-        let origin = Origin {
-            searched,
-            driver_root,
-            compat: self.compat.as_deref(),
-        };
-        install::bridge(store, &self.plan, origin).map_err(|source| RunError::Install { source })?;
-        Ok(())
-    }
-}
-
-fn plan_view(
-    environment: &Environment,
-    selection: &Selection,
-    obtained: &Obtained,
-    driver: (&DriverVersion, CudaVersion),
-    bridge: &BridgePlan,
-    choice: ViewChoice,
-) -> Result<ViewPlan, RunError> {
-    let paths = &obtained.closure.paths;
-    let signed_by: BTreeMap<_, _> = paths
-        .iter()
-        .map(|narinfo| (narinfo.store_path().clone(), narinfo.signed_by().to_vec()))
-        .collect();
-    let facts = document::Facts {
-        environment,
-        selection,
-        driver,
-        bridge: &bridge.id,
-        signed_by,
-    };
-    let request = ViewRequest {
-        kind: match choice {
-            ViewChoice::Overlay => ViewKind::Overlay,
-            ViewChoice::Plain => ViewKind::Plain,
-        },
-        paths: paths.iter().map(|narinfo| narinfo.store_path().clone()).collect(),
-        packages: selection
-            .selected
-            .iter()
-            .map(|(name, selected)| (name.clone(), selected.store_path.clone()))
-            .collect(),
-        bridge: Some(bridge.id.clone()),
-        cudaenv_json: document::cudaenv_json(facts).map_err(|source| RunError::Document { source })?,
-        // The program runs in its user's own SELinux domain, not in a container's.
-        selinux_label: None,
-    };
-    crate::plan::view::plan(request).map_err(|source| RunError::View { source })
 }

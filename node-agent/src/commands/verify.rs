@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 use crds::domain::store_path::StorePath;
 use serde::Serialize;
 
-use super::{answer, obtain};
+use super::answer;
 use crate::{
     act::{
         collect,
@@ -13,6 +13,7 @@ use crate::{
     },
     args::{Output, VerifyArgs},
     plan::collect as planning,
+    provision::supply,
     report::failure::{Body, Failure, Reason, chain},
     store::{NodeStore, StoreError},
 };
@@ -40,7 +41,7 @@ struct Corrupt {
 }
 
 pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<u8, Failure> {
-    let store = obtain::existing_store(&args.state.state)?;
+    let store = supply::existing_store(&args.state.state)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let failed = |error| Failure::new(Reason::StoreFailed, 1, error);
     let verified = verify::verify(&store, threads, &|_| ()).map_err(failed)?;

@@ -1,0 +1,69 @@
+//! From the errors of provisioning to reasons: every match exhaustive, so that no new error goes without a word.
+//! Never a sentence.
+
+use binary_cache::{closure::ClosureError, substitute::SubstituteError};
+use crds::failure::Reason;
+
+use super::{ProvisionError, supply::SupplyError};
+use crate::{act::fetch::FetchError, plan::fetch::FetchRefusal, report::selection};
+
+impl ProvisionError {
+    /// The word for it.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Supply(error) => error.reason(),
+            Self::Caches(_) | Self::Compat { .. } => Reason::BadRequest,
+            Self::Rejected { selection } => selection::reason(selection),
+            Self::Contents { .. }
+            | Self::Lease { .. }
+            | Self::Install { .. }
+            | Self::Document { .. }
+            | Self::TaskDied { .. } => Reason::StoreFailed,
+            Self::Bridge { .. } => Reason::DriverNotReady,
+            Self::View { .. } | Self::Build { .. } => Reason::ViewFailed,
+        }
+    }
+}
+
+impl SupplyError {
+    /// The word for it.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Setup { .. } => Reason::BadRequest,
+            Self::Store { .. } | Self::TaskDied { .. } => Reason::StoreFailed,
+            Self::Closure {
+                source: ClosureError::Root(source) | ClosureError::Reference { source, .. },
+            } => of_substitute(source),
+            // Larger than any closure that is meant to be mounted.
+            Self::Closure {
+                source: ClosureError::TooLarge { .. },
+            } => Reason::BadRequest,
+            Self::Refused { source } => of_refusal(source),
+            Self::Fetch { source } => match source {
+                FetchError::Store(_) | FetchError::TaskDied { .. } | FetchError::OutsideClosure { .. } => {
+                    Reason::StoreFailed
+                }
+                FetchError::Substitute(source) => of_substitute(source),
+                FetchError::Refused(source) => of_refusal(source),
+                FetchError::DiskFull { .. } => Reason::InsufficientDisk,
+            },
+        }
+    }
+}
+
+fn of_refusal(error: &FetchRefusal) -> Reason {
+    match error {
+        FetchRefusal::InsufficientDisk { .. } => Reason::InsufficientDisk,
+        FetchRefusal::DifferentContents { .. } => Reason::HashMismatch,
+    }
+}
+
+fn of_substitute(error: &SubstituteError) -> Reason {
+    match error {
+        SubstituteError::NotInAnyCache { .. } => Reason::NotInAnyCache,
+        SubstituteError::SignatureUntrusted { .. } => Reason::SignatureUntrusted,
+        SubstituteError::HashMismatch { .. } | SubstituteError::CacheCorrupt { .. } => Reason::HashMismatch,
+        SubstituteError::CacheUnreachable { .. } | SubstituteError::CacheHostile { .. } => Reason::CacheUnreachable,
+        SubstituteError::Local { .. } => Reason::StoreFailed,
+    }
+}

@@ -1,6 +1,7 @@
 //! Effects, one small arm per step of a plan. Never decides, never observes.
 
 pub mod bridge;
+pub mod cluster;
 pub mod collect;
 pub mod contents;
 pub mod enter;

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod elf;
 pub mod elf_note;
 pub mod fatbin;
+pub mod http;
 pub mod observe;
 pub mod plan;
 pub mod provision;

@@ -82,6 +82,20 @@ impl Root {
         Ok(Path::new("/").join(below))
     }
 
+    /// When and what `path` was last: device, inode, length, times of its content and of itself. Links are followed.
+    pub fn stamp(&self, path: &Path) -> io::Result<[u64; 6]> {
+        let found = rustix::fs::fstat(self.openat2(path, OFlags::PATH, ResolveFlags::IN_ROOT)?)?;
+        let signed = |number: i64| u64::from_ne_bytes(number.to_ne_bytes());
+        Ok([
+            found.st_dev,
+            found.st_ino,
+            signed(found.st_size),
+            signed(found.st_mtime),
+            found.st_mtime_nsec,
+            signed(found.st_ctime),
+        ])
+    }
+
     fn openat2(&self, path: &Path, flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
         // RESOLVE_BENEATH refuses absolute paths and the empty one: everything here is relative to the root.
         let relative = path.strip_prefix("/").unwrap_or(path);

@@ -5,6 +5,7 @@ mod build;
 mod overlay;
 mod plain;
 mod publish;
+mod self_test;
 
 use std::{
     io,
@@ -20,6 +21,7 @@ use rustix::{
 };
 
 pub use publish::{Published, publish, unpublish};
+pub use self_test::{SelfTestError, self_test};
 
 use crate::{
     plan::view::ViewPlan,

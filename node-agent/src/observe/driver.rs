@@ -3,6 +3,7 @@
 //! would block the upgrade of a driver container.
 
 mod compat;
+pub mod fingerprint;
 pub mod kernel;
 mod ld_cache;
 mod library;

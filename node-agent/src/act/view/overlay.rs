@@ -58,7 +58,7 @@ pub(super) fn mount_by_descriptors(plan: &ViewPlan, store: &NodeStore) -> Result
 }
 
 /// A detached overlay of `layers`, topmost first. The outer error is a layer's, the inner one the kernel's.
-fn overlay(
+pub(super) fn overlay(
     layers: impl Iterator<Item = Result<OwnedFd, ViewError>>,
     selinux_label: Option<&str>,
 ) -> Result<Result<OwnedFd, Errno>, ViewError> {
@@ -127,7 +127,7 @@ pub(super) fn mount_by_options(plan: &ViewPlan, store: &NodeStore) -> Result<(),
 
 /// Mounts the overlay of `folder/<name>…` at `at`. The names are relative, so that 500 of them fit the page that the
 /// kernel gives to options; the working directory they are relative to is that of a thread of its own.
-fn mount_in(folder: &Path, names: &[String], at: &Path, selinux_label: Option<&str>) -> io::Result<()> {
+pub(super) fn mount_in(folder: &Path, names: &[String], at: &Path, selinux_label: Option<&str>) -> io::Result<()> {
     let mut options = format!("lowerdir={}", names.join(":"));
     if let Some(label) = selinux_label {
         options.push_str(&format!(",context=\"{label}\""));

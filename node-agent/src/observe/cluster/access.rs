@@ -21,8 +21,9 @@ const fn rule(group: &'static str, resource: &'static str, verbs: &'static [&'st
 /// Everything that the agent's ClusterRole grants, sorted. It has no Role.
 ///
 /// That it writes only the CUDANode of its own node is the business of the chart's ValidatingAdmissionPolicy: RBAC knows no
-/// nodes. Of its Node it reads uid and labels (owner of the CUDANode; `nodeSelector` of environments).
-pub const RULES: [Rule; 9] = [
+/// nodes. Events are made in `events.k8s.io`, and brought up to date in the core group, because only there a note may change. Of its Node it reads uid and labels (owner of the CUDANode; `nodeSelector` of environments).
+pub const RULES: [Rule; 10] = [
+    rule("", "events", &["patch"]),
     rule("", "namespaces", FOLLOW),
     rule("", "nodes", FOLLOW),
     rule("cudaenv.dev", "clustercudaenvironments", FOLLOW),
@@ -30,7 +31,7 @@ pub const RULES: [Rule; 9] = [
     rule("cudaenv.dev", "cudaenvironments", FOLLOW),
     rule("cudaenv.dev", "cudanodes", &["create", "get", "list", "watch"]),
     rule("cudaenv.dev", "cudanodes/status", &["patch"]),
-    rule("events.k8s.io", "events", &["create", "patch"]),
+    rule("events.k8s.io", "events", &["create"]),
     rule("storage.k8s.io", "csinodes", FOLLOW),
 ];
 
@@ -52,6 +53,6 @@ mod tests {
             .iter()
             .filter(|rule| rule.verbs.iter().any(|verb| !FOLLOW.contains(verb)));
         let written: Vec<_> = written.map(|rule| rule.resource).collect();
-        assert_eq!(written, ["cudanodes", "cudanodes/status", "events"]);
+        assert_eq!(written, ["events", "cudanodes", "cudanodes/status", "events"]);
     }
 }

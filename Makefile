@@ -1,7 +1,7 @@
 # The doors of the project. `make demo` and `make test` need cargo (rustup reads rust-toolchain.toml) and install the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench generate clean
+.PHONY: help build images demo test lint bench generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -12,6 +12,9 @@ prerequisites:
 
 build: prerequisites ## compile all programs into target/debug
 	cargo build --workspace --bins
+
+images: prerequisites ## release images of node-agent and operator as OCI archives in target/images
+	images/build.sh
 
 demo: build ## CUDA closures of different versions land on nodes with different real drivers
 	target/debug/demo

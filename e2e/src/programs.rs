@@ -13,6 +13,11 @@ pub fn node_agent() -> Result<PathBuf> {
     built("node-agent")
 }
 
+/// The `operator` that `make build` made.
+pub fn operator() -> Result<PathBuf> {
+    built("operator")
+}
+
 /// The `kubectl-cudaenv` that `make build` made.
 pub fn kubectl_cudaenv() -> Result<PathBuf> {
     built("kubectl-cudaenv")

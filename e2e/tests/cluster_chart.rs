@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use e2e::cluster::account::{Account, lines};
 use e2e::cluster::chart::{self, Helm, NAMESPACE};
 use e2e::cluster::{Cluster, objects};
-use e2e::programs::source_folder;
+use e2e::programs::{self, finished, source_folder};
 use serde_json::{Value, json};
 
 /// What our accounts may do, for people to read: `COMPONENT, WHERE: GROUP/RESOURCE [NAME]: VERBS`.
@@ -38,7 +39,7 @@ fn settings() -> Vec<Vec<&'static str>> {
         .concat(),
         vec![
             "--set-json",
-            r#"nodeAgent.extraEnv=[{"name":"RUST_LOG","value":"debug"}]"#,
+            r#"nodeAgent.extraEnv=[{"name":"CUDAENV_LOG_FORMAT","value":"json"}]"#,
             "--set",
             "nodeAgent.image.digest=sha256:0f343b0931126a20f133d67c2b018a3b5f7d1b5ab8d6e2b3a9ff2c1b7d1c0a11",
         ],
@@ -94,6 +95,38 @@ fn images_are_named_by_digest_where_one_is_given() {
         image(&["--set", &digest]),
         format!("ghcr.io/cudaenv/node-agent@{DIGEST}")
     );
+}
+
+#[test]
+fn the_programs_know_every_flag_and_variable_that_the_chart_gives_them() {
+    let Some(helm) = chart::helm("the chart's flags against the programs").unwrap() else {
+        return;
+    };
+    for (values, set, program) in [
+        ("nodeAgent.jobs=4", "DaemonSet", programs::node_agent().unwrap()),
+        ("operator.replicas=1", "Deployment", programs::operator().unwrap()),
+    ] {
+        let objects = helm.objects(&["--set", values]).unwrap();
+        let container = &kind(&objects, set)[0]["spec"]["template"]["spec"]["containers"][0];
+        let words = container["args"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|word| word.as_str().unwrap());
+        let (subcommand, flags): (Vec<_>, Vec<_>) = words.partition(|word| !word.starts_with("--"));
+        let help = finished(Command::new(&program).args(subcommand).arg("--help")).unwrap();
+        let known: BTreeSet<_> = help.split([' ', '\n', ',', '=', ']']).collect();
+        let unknown: Vec<_> = flags
+            .iter()
+            .filter(|flag| !known.contains(flag.split('=').next().unwrap()))
+            .collect();
+        assert_eq!(unknown, [&""; 0], "{set}");
+        assert!(flags.len() >= 5, "{set}: {flags:?}");
+        for variable in container["env"].as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            assert!(known.contains(name), "{set}: no variable {name}");
+        }
+    }
 }
 
 #[test]

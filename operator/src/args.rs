@@ -53,19 +53,52 @@ pub struct RunArgs {
     #[arg(long, default_value = "0.0.0.0:9811", value_name = "ADDRESS:PORT")]
     pub http: SocketAddr,
 
-    /// Where admission is served, over TLS.
-    #[arg(long, default_value = "0.0.0.0:9443", value_name = "ADDRESS:PORT")]
-    pub webhook_address: SocketAddr,
-
-    /// The service that leads to the webhook: its certificate is for that name.
-    #[arg(long, value_name = "NAME")]
-    pub webhook_service: String,
-
-    /// The MutatingWebhookConfiguration and ValidatingWebhookConfiguration that get the webhook's certificate authority.
-    #[arg(long, value_name = "NAME")]
-    pub webhook_configuration: String,
+    /// Admission.
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
 
     /// The secret that credentials of caches are copied to, for the agents to mount.
     #[arg(long, default_value = "cudaenv-cache-credentials", value_name = "NAME")]
     pub credentials_secret: String,
+}
+
+/// Where and how admission is served.
+#[derive(Debug, clap::Args)]
+pub struct WebhookArgs {
+    /// Where admission is served, over TLS.
+    #[arg(
+        long = "webhook-address",
+        default_value = "0.0.0.0:9443",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub address: SocketAddr,
+
+    /// The service that leads to the webhook: its certificate is for that name.
+    #[arg(long = "webhook-service", value_name = "NAME")]
+    pub service: String,
+
+    /// The MutatingWebhookConfiguration and ValidatingWebhookConfiguration that get the webhook's certificate authority.
+    #[arg(long = "webhook-configuration", value_name = "NAME")]
+    pub configuration: String,
+
+    /// The secret in the operator's namespace that keeps the webhook's certificates. Made where there is none.
+    #[arg(
+        long = "webhook-secret",
+        default_value = "cudaenv-webhook-certificates",
+        value_name = "NAME"
+    )]
+    pub secret: String,
+
+    /// A further name or address that the webhook's certificate is for, where the API server does not reach it by its
+    /// service. May be repeated.
+    #[arg(long = "webhook-host", value_name = "HOST")]
+    pub host: Vec<String>,
+
+    /// How long the webhook's certificate authority lives. It is replaced when two thirds are over.
+    #[arg(long = "webhook-authority-lifetime", default_value_t = 365 * 24 * 3600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(20..=315_360_000), hide = true)]
+    pub authority_lifetime: u64,
+
+    /// How long the webhook's serving certificate lives. It is replaced when two thirds are over.
+    #[arg(long = "webhook-certificate-lifetime", default_value_t = 90 * 24 * 3600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(20..=315_360_000), hide = true)]
+    pub certificate_lifetime: u64,
 }

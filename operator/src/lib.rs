@@ -1,7 +1,10 @@
 //! The cluster side of cudaenv: resolving, status, labels and taints, admission. See docs/architecture.md for the rooms.
 //! Never fetches a closure's bytes, never touches a node but through the API.
 
+pub mod act;
+pub mod admission;
 pub mod args;
+pub mod failure;
 pub mod http;
 pub mod metrics;
 pub mod observe;

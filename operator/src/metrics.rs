@@ -14,6 +14,8 @@ pub struct Metrics {
     pub writes: IntCounterVec,
     /// Writes that failed, by kind.
     pub write_failures: IntCounterVec,
+    /// Questions of the API server, by webhook and outcome.
+    pub admission: IntCounterVec,
 }
 
 impl Metrics {
@@ -36,11 +38,19 @@ impl Metrics {
                 Opts::new("cudaenv_operator_write_failures_total", "Writes that failed, by kind."),
                 &["kind"],
             )?,
+            admission: IntCounterVec::new(
+                Opts::new(
+                    "cudaenv_admission_requests_total",
+                    "Questions of the API server, by webhook and outcome.",
+                ),
+                &["webhook", "outcome"],
+            )?,
             registry,
         };
         metrics.registry.register(Box::new(metrics.leader.clone()))?;
         metrics.registry.register(Box::new(metrics.writes.clone()))?;
         metrics.registry.register(Box::new(metrics.write_failures.clone()))?;
+        metrics.registry.register(Box::new(metrics.admission.clone()))?;
         Ok(metrics)
     }
 }

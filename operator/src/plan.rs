@@ -2,3 +2,4 @@
 //! Never a clock, a file or a network; never another room but the snapshots.
 
 pub mod admission;
+pub mod certificates;

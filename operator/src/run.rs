@@ -1,7 +1,11 @@
 //! The composition root: makes every part, joins them, and ends them together.
 //! The only file that spawns the process's tasks; it never decides anything itself.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
 use kube::{Client, Config};
@@ -14,12 +18,14 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    args::RunArgs,
+    admission::{self, Admission, keep::Keep, tls},
+    args::{RunArgs, WebhookArgs},
     http::{self, Told},
     metrics::Metrics,
     observe,
+    plan::certificates::Wanted,
     readiness::Readiness,
-    snapshot::world::World,
+    snapshot::{certificates::Names, world::World},
 };
 
 /// Runs until SIGTERM or SIGINT, or until a part fails.
@@ -33,12 +39,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
 
 async fn serve(args: RunArgs) -> anyhow::Result<()> {
     let RunArgs {
-        namespace: _,
+        namespace,
         pod_name: _,
         http,
-        webhook_address: _,
-        webhook_service: _,
-        webhook_configuration: _,
+        webhook,
         credentials_secret: _,
     } = args;
     let readiness = Readiness::default();
@@ -55,11 +59,70 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     };
     parts.start("http", http::serve(listener, told));
 
-    let (published, _worlds) = watch::channel::<Option<Arc<World>>>(None);
+    let (published, worlds) = watch::channel::<Option<Arc<World>>>(None);
     let watched = observe::world::observe(client.clone(), published, readiness.part("watches"));
     parts.start("watches", watched);
 
+    let admission = Admission {
+        worlds,
+        namespace,
+        metrics,
+    };
+    serve_webhook(&mut parts, webhook, (admission, client), &readiness).await?;
+
     parts.until_told_to_end().await
+}
+
+/// The webhook, and what keeps its certificates.
+async fn serve_webhook(
+    parts: &mut Parts,
+    args: WebhookArgs,
+    (admission, client): (Admission, Client),
+    readiness: &Readiness,
+) -> anyhow::Result<()> {
+    let WebhookArgs {
+        address,
+        service,
+        configuration,
+        secret,
+        host,
+        authority_lifetime,
+        certificate_lifetime,
+    } = args;
+    let namespace = &admission.namespace;
+    let service = [
+        format!("{service}.{namespace}.svc"),
+        format!("{service}.{namespace}.svc.cluster.local"),
+    ];
+    let (serving, certificates) = watch::channel(None);
+    let keep = Keep {
+        client,
+        names: Names {
+            namespace: namespace.clone(),
+            secret,
+            configuration,
+        },
+        wanted: Wanted {
+            names: host.into_iter().chain(service).collect(),
+            authority: Duration::from_secs(authority_lifetime),
+            serving: Duration::from_secs(certificate_lifetime),
+        },
+        clock,
+        serving,
+        part: readiness.part("certificates"),
+    };
+    parts.start("certificates", keep.keep());
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("--webhook-address {address} cannot be listened at"))?;
+    let tls = tls::config(certificates).context("TLS cannot be configured")?;
+    parts.start("admission", admission::serve::serve(listener, tls, admission));
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the composition root reads the clock")]
+fn clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// A client of the cluster that the kubeconfig, or the pod's service account, leads to.

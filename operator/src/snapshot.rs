@@ -1,4 +1,5 @@
 //! Plain data between observing and planning.
 //! Never a clock, a file or a network; never another room.
 
+pub mod certificates;
 pub mod world;

@@ -247,6 +247,7 @@ fn a_pod_that_does_not_ask_is_left_alone() {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[test]
 fn annotations_name_the_environment_or_are_named_in_the_refusal() {
     let asked = |name: &str, kind: Option<&str>, skip: Option<&str>| {

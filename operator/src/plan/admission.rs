@@ -5,10 +5,16 @@ pub mod affinity;
 pub mod fit;
 pub mod inject;
 pub mod mounts;
+pub mod objects;
 pub mod refusal;
+pub mod review;
 pub mod volumes;
 
+use std::collections::BTreeMap;
+
 use crds::{catalogue::Catalogue, domain::node::NodeFacts};
+
+use crate::snapshot::world::World;
 
 /// A class of nodes that have reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +25,23 @@ pub struct NodeClass {
     pub facts: NodeFacts,
     /// How many nodes are of it.
     pub nodes: usize,
+}
+
+/// The classes of the nodes that have reported facts which make sense.
+pub fn classes(world: &World) -> Vec<NodeClass> {
+    let mut classes: BTreeMap<&str, NodeClass> = BTreeMap::new();
+    for machine in world.machines.values() {
+        let (Some(name), Some(Ok(facts))) = (&machine.class, &machine.facts) else {
+            continue;
+        };
+        let class = classes.entry(name).or_insert_with(|| NodeClass {
+            name: name.clone(),
+            facts: NodeFacts::clone(facts),
+            nodes: 0,
+        });
+        class.nodes += 1;
+    }
+    classes.into_values().collect()
 }
 
 /// What is known of the cluster at the moment of a request.

@@ -1,0 +1,124 @@
+//! Keeps the webhook's certificates: looks, takes one step where one is due, looks again.
+//! Never stops serving with what it has because a step fails.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use kube::Client;
+use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    act,
+    failure::chain,
+    observe,
+    plan::certificates::{Step, Wanted, mistrusted, plan},
+    readiness::Part,
+    snapshot::certificates::{Kept, Names},
+};
+
+/// Longest wait after failures.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What is needed to keep certificates.
+pub struct Keep {
+    /// Of the cluster.
+    pub client: Client,
+    /// What things are called.
+    pub names: Names,
+    /// What the certificates should be.
+    pub wanted: Wanted,
+    /// What time it is.
+    pub clock: fn() -> SystemTime,
+    /// Where the certificate to serve is published.
+    pub serving: watch::Sender<Option<Arc<CertifiedKey>>>,
+    /// Ready with the first certificate.
+    pub part: Part,
+}
+
+impl std::fmt::Debug for Keep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Keep");
+        shown.field("names", &self.names).field("wanted", &self.wanted);
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl Keep {
+    /// Keeps them until it is dropped.
+    pub async fn keep(self) {
+        let mut wait = self.wanted.interval();
+        loop {
+            wait = match self.round().await {
+                // What was made is not served before it is trusted: at once.
+                Some(Some(Step::Begin | Step::AddAuthority | Step::DropOld)) => Duration::ZERO,
+                Some(Some(Step::Sign | Step::Trust) | None) => self.wanted.interval(),
+                None => (wait * 2).clamp(self.wanted.interval(), LONGEST_WAIT),
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// One look and at most one step: which; nothing where it failed.
+    async fn round(&self) -> Option<Option<Step>> {
+        let read = observe::certificates::read(&self.client, &self.names).await;
+        let (seen, serving) = match read {
+            Ok(read) => read,
+            Err(failed) => {
+                warn!(error = %chain(&failed), "the webhook's certificates cannot be looked at; it goes on with what it has");
+                return None;
+            }
+        };
+        if let Kept::Foreign { kind } = &seen.kept {
+            let secret = &self.names.secret;
+            error!(
+                secret.name = secret,
+                secret.r#type = kind,
+                "the secret for the webhook's certificates is not the operator's own: rename it, or choose another with --webhook-secret"
+            );
+            return None;
+        }
+        if let Some(serving) = serving {
+            self.serve(serving);
+        }
+        let now = (self.clock)();
+        let trusted = mistrusted(&seen).next().is_none();
+        let Some(step) = plan(now, &seen.kept, trusted, &self.wanted) else {
+            return Some(None);
+        };
+        if let Kept::Unusable { why } = &seen.kept {
+            warn!(
+                secret.name = self.names.secret,
+                error = why,
+                "the webhook's certificates are unusable and made anew"
+            );
+        }
+        match act::certificates::execute(&self.client, &self.names, step, &seen, (now, &self.wanted)).await {
+            Ok(()) => {
+                info!(?step, "the webhook's certificates took a step");
+                Some(Some(step))
+            }
+            Err(failed) => {
+                warn!(?step, error = %chain(&failed), "the webhook's certificates cannot take a step; it is tried again");
+                None
+            }
+        }
+    }
+
+    fn serve(&self, serving: Arc<CertifiedKey>) {
+        let changed = self.serving.send_if_modified(|current| {
+            let same = current.as_ref().is_some_and(|current| current.cert == serving.cert);
+            if !same {
+                *current = Some(serving);
+            }
+            !same
+        });
+        if changed {
+            debug!("the webhook serves another certificate");
+            self.part.set(true);
+        }
+    }
+}

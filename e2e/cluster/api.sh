@@ -43,6 +43,7 @@ start() {
   local name=$1; shift
   setpriv --pdeathsig KILL "$@" >"log/$name.log" 2>&1 </dev/null 9>&- &
   pids+=($!)
+  echo $! >"log/$name.pid"
 }
 
 admin() { "$programs/kubectl" --kubeconfig admin.kubeconfig --request-timeout=10s "$@"; }

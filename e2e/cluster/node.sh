@@ -4,15 +4,15 @@
 set -euo pipefail
 programs=$1 folder=$2 name=$3 number=$4 address=$5
 node=$folder/$name
-mkdir -p "$node"/{containerd,run,kubelet,cni,var,work,proc,tmp}
+mkdir -p "$node"/{containerd,run,kubelet,cudaenv,cni,var,work,proc,tmp}
+echo $$ >"$node/pid"   # as the cluster counts
 export TMPDIR=$node/tmp
 
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t overlay -o "lowerdir=/var,upperdir=$node/var,workdir=$node/work" overlay /var
-mkdir -p /var/lib/kubelet
-mount --bind "$node/kubelet" /var/lib/kubelet
-mount --make-rshared /var/lib/kubelet
+mkdir -p /var/lib/{kubelet,cudaenv}
+for name_of in kubelet cudaenv; do mount --bind "$node/$name_of" "/var/lib/$name_of"; done   # not on the overlay: overlays are mounted of them
 
 # kubelet insists on these for the whole machine; it is content to read them.
 for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
@@ -69,10 +69,38 @@ clusterDNS: [10.96.0.10]
 oomScoreAdj: 0
 evictionHard: {memory.available: "100Mi"}
 X
+mount --make-rshared /   # as systemd does: what containers mount for others is seen here, and the other way round
 [ -z "${PREPARE:-}" ] || "$PREPARE" "$name"
 
-setpriv --pdeathsig KILL containerd -c "$node/containerd.toml" >"$folder/log/$name-containerd.log" 2>&1 </dev/null &
-for _ in {1..300}; do [ -S /run/containerd.sock ] && break; sleep 0.1; done
+boot() {
+  setpriv --pdeathsig KILL containerd -c "$node/containerd.toml" >>"$folder/log/$name-containerd.log" 2>&1 </dev/null &
+  for _ in {1..300}; do ctr -a /run/containerd.sock version >/dev/null 2>&1 && return; sleep 0.1; done
+}
+
+# Everything that a loss of power ends: processes, mounts, what /run held of them. Files stay.
+power_off() {
+  local task process where
+  for task in "$node"/run/io.containerd.runtime.v2.task/k8s.io/*/init.pid; do kill -KILL "$(cat "$task")" 2>/dev/null || true; done
+  for process in /proc/[0-9]*; do
+    [ "${process#/proc/}" = $$ ] || [ "$(readlink "$process/ns/mnt")" != "$(readlink /proc/$$/ns/mnt)" ] ||
+      kill -KILL "${process#/proc/}" 2>/dev/null || true
+  done
+  wait
+  while read -r where; do umount -l "$where"; done < <(
+    awk -v node="$node" '$5 ~ "^(/var/lib/(kubelet|cudaenv)|/run/netns|" node "/run)/" {print $5}' /proc/self/mountinfo | tac)
+  rm -rf --one-file-system "$node"/run/* /run/netns /run/containerd*
+}
+
+boot
 for image in "$folder"/images/*.tar; do ctr -a /run/containerd.sock -n k8s.io images import "$image"; done
-exec kubelet --config="$node/kubelet.yaml" --kubeconfig="$folder/$name.kubeconfig" --root-dir=/var/lib/kubelet \
-  --hostname-override="$name" --node-ip="$address" --v=2
+# A file `hold` says that kubelet's end is wanted, and keeps it from starting again; with `reboot`, all goes that has no file.
+while :; do
+  setpriv --pdeathsig KILL kubelet --config="$node/kubelet.yaml" --kubeconfig="$folder/$name.kubeconfig" --root-dir=/var/lib/kubelet \
+    --hostname-override="$name" --node-ip="$address" --v=2 </dev/null &
+  echo $! >"$node/kubelet.pid"
+  wait $! || true
+  [ -e "$node/hold" ] || exit 1
+  if [ -e "$node/reboot" ]; then power_off; rm "$node/reboot"; fi
+  while [ -e "$node/hold" ]; do sleep 0.1; done
+  [ -S /run/containerd.sock ] || boot
+done

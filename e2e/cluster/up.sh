@@ -7,7 +7,8 @@
 # The cluster has network, process and mount namespaces of its own: bridges, packet filters, containers and mounts go
 # with its first process, however that ends, and the machine's own network is out of its reach. A node is a mount namespace
 # inside, with its own /run, /var and /var/lib/kubelet. Before a node's kubelet starts, an executable $PREPARE is run inside
-# with the node's name: it can mount what the node shall show (driver files, /proc/driver, /dev).
+# with the node's name: it can mount what the node shall show (driver files, /proc/driver, /dev). Every node's containerd
+# gets the image archives of the folder $IMAGES.
 programs=$1 nodes=${2:-1}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -18,6 +19,7 @@ outside() {
   trap clean_up EXIT
   trap 'exit 130' INT TERM HUP
   "$here/images.sh" "$folder/images"
+  [ -z "${IMAGES:-}" ] || cp "$IMAGES"/*.tar "$folder/images"
   exec 4<&0   # a job in the background would read from /dev/null
   CUDAENV_CLUSTER=$folder unshare --net --mount --pid --fork --kill-child "$0" "$programs" "$nodes" <&4 4<&- &
   exec 4<&-

@@ -3,6 +3,7 @@
 
 pub mod account;
 pub mod chart;
+pub mod nodes;
 pub mod objects;
 
 use std::fs::File;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use self::nodes::Nodes;
 use crate::programs::{Ended, ended, source_folder};
 use crate::skip;
 
@@ -63,7 +65,17 @@ impl Cluster {
 
     /// A whole cluster with so many nodes, in namespaces of its own. Nothing, and `check` on the record of skipped checks,
     /// where this machine cannot have one.
-    pub fn with_nodes(check: &str, nodes: u32) -> Result<Option<Self>> {
+    pub fn with_nodes(check: &str, count: u32) -> Result<Option<Self>> {
+        let nodes = Nodes {
+            count,
+            ..Nodes::default()
+        };
+        Self::with(check, &nodes)
+    }
+
+    /// A whole cluster of such nodes, in namespaces of its own. Nothing, and `check` on the record of skipped checks, where
+    /// this machine cannot have one.
+    pub fn with(check: &str, nodes: &Nodes) -> Result<Option<Self>> {
         if skip::without(check, skip::root()).is_none() {
             return Ok(None);
         }
@@ -71,7 +83,10 @@ impl Cluster {
             return Ok(None);
         };
         let mut script = Command::new(source_folder().join("e2e/cluster/up.sh"));
-        script.arg(&programs).arg(nodes.to_string());
+        script
+            .arg(&programs)
+            .arg(nodes.count.to_string())
+            .envs(nodes.variables()?);
         let mut cluster = Self::supervised(script, programs)?;
         let pid = std::fs::read_to_string(cluster.folder.join("pid"))?;
         cluster.inside = Some(pid.trim().parse().context("the file `pid` is not a number")?);

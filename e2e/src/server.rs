@@ -1,17 +1,19 @@
 //! A small static HTTP server on loopback for caches: keep-alive, ranges, an access log, and a rate when asked.
-//! It must never listen anywhere else, serve outside its folder, or outlive its owner.
+//! It must never listen on the machine's network, serve outside its folder, or outlive its owner.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// More connections at once than this are closed at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -34,6 +36,7 @@ pub struct Access {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    listener: TcpListener,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -56,6 +59,24 @@ impl Server {
     /// As `start`, each connection sending at most so many bytes a second.
     pub fn start_at_rate(folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
+        Self::serve(listener, folder, bytes_per_second)
+    }
+
+    /// As `start`, in the network namespace of that file (`/proc/PID/ns/net`), on an address of its own.
+    pub fn start_in(namespace: &Path, address: Ipv4Addr, folder: &Path) -> Result<Self> {
+        let namespace = File::open(namespace).with_context(|| format!("cannot open {}", namespace.display()))?;
+        // A thread enters alone, and a socket stays in the namespace that it was made in.
+        let bound = std::thread::spawn(move || -> Result<TcpListener> {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            TcpListener::bind((address, 0)).with_context(|| format!("cannot listen on {address}"))
+        });
+        let listener = bound
+            .join()
+            .map_err(|_| anyhow!("the thread that listens panicked"))??;
+        Self::serve(listener, folder, None)
+    }
+
+    fn serve(listener: TcpListener, folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
@@ -65,17 +86,18 @@ impl Server {
             stopping: AtomicBool::new(false),
         });
         let accepting = Some(std::thread::spawn({
-            let shared = Arc::clone(&shared);
+            let (shared, listener) = (Arc::clone(&shared), listener.try_clone()?);
             move || accept(&listener, &shared)
         }));
         Ok(Self {
             address,
+            listener,
             shared,
             accepting,
         })
     }
 
-    /// `http://127.0.0.1:<port>`.
+    /// `http://<address>:<port>`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -99,7 +121,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        let _woken = TcpStream::connect(self.address);
+        let _woken = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         for connection in locked(&self.shared.connections).values() {
             let _already_closed = connection.shutdown(Shutdown::Both);
         }

@@ -6,7 +6,6 @@ use std::{
     os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
     time::SystemTime,
 };
 
@@ -125,7 +124,7 @@ fn observe(args: &RunArgs) -> Result<Node, Failure> {
 /// Everything that the program needs, in the store and leased.
 struct Prepared {
     store: NodeStore,
-    view: Arc<ViewPlan>,
+    view: ViewPlan,
     lease: Lease,
 }
 
@@ -165,7 +164,7 @@ impl Prepared {
             lease,
         } = provisioned.map_err(RunError::from)?;
         let rejected = || ProvisionError::Rejected {
-            selection: Box::new(Selection::clone(&selection)),
+            selection: Box::new(selection.clone()),
         };
         let (_, version, cuda) = node.detection.ready().ok_or_else(|| RunError::from(rejected()))?;
         let report = Report {

@@ -1,0 +1,209 @@
+//! The nodes of a running cluster: what they show of a driver, what is mounted there, and what can happen to them.
+//! It must never touch the machine's own mounts, drivers or kubelet: everything goes through the namespaces of a node.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::Cluster;
+use crate::parts::Driver;
+use crate::programs::{Ended, ended, finished, source_folder};
+use crate::server::Server;
+
+/// Where nodes and pods reach what listens in the cluster's network.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 95, 0, 1);
+
+/// What a cluster shall consist of.
+#[derive(Debug, Clone, Default)]
+pub struct Nodes {
+    /// How many: `node1`, `node2`, …
+    pub count: u32,
+    /// Real drivers, each on the node of that number.
+    pub drivers: Vec<(u32, Driver, Place)>,
+    /// Folder with image archives that every node's containerd gets.
+    pub images: Option<PathBuf>,
+}
+
+/// Where a node shows its driver's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// `/run/nvidia/driver`, as a GPU Operator's driver container.
+    Operator,
+    /// Among the host's own libraries.
+    Host,
+}
+
+impl Place {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Host => "host",
+        }
+    }
+}
+
+impl Nodes {
+    /// The variables that `up.sh` takes all of it from.
+    pub(super) fn variables(&self) -> Result<Vec<(&'static str, String)>> {
+        let text = |path: &Path| {
+            path.to_str()
+                .map(str::to_owned)
+                .with_context(|| format!("{} is not UTF-8", path.display()))
+        };
+        let mut set = Vec::new();
+        let mut table = String::new();
+        for (node, driver, place) in &self.drivers {
+            let (version, root) = (&driver.version, text(&driver.root)?);
+            writeln!(table, "node{node} {version} {root} {}", place.word())?;
+        }
+        set.push(("PREPARE", text(&script())?));
+        set.push(("DRIVERS", table));
+        if let Some(images) = &self.images {
+            set.push(("IMAGES", text(images)?));
+        }
+        Ok(set)
+    }
+}
+
+fn script() -> PathBuf {
+    source_folder().join("e2e/cluster/driver.sh")
+}
+
+impl Cluster {
+    /// A command in the mount, network and process namespaces of a node.
+    pub fn on(&self, node: &str, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        let cluster = self.inside.context("a cluster without nodes")?;
+        let pid =
+            std::fs::read_to_string(self.folder.join(node).join("pid")).with_context(|| format!("no node {node}"))?;
+        let mut enter = Command::new("nsenter");
+        enter
+            .arg(format!("--target={cluster}"))
+            .args(["--net", "--mount", "--pid", "nsenter"])
+            .arg(format!("--target={}", pid.trim()))
+            .arg("--mount")
+            .arg(program);
+        Ok(enter)
+    }
+
+    /// The mount table of a node, as `/proc/self/mountinfo` has it.
+    pub fn mounts(&self, node: &str) -> Result<Vec<String>> {
+        let table = finished(self.on(node, "cat")?.arg("/proc/self/mountinfo"))?;
+        Ok(table.lines().map(str::to_owned).collect())
+    }
+
+    /// Lays that driver on a node, as one that was just loaded.
+    pub fn load_driver(&self, node: &str, driver: &Driver, place: Place) -> Result<()> {
+        let mut load = self.on(node, script())?;
+        finished(load.args(["load", &driver.version]).arg(&driver.root).arg(place.word()))?;
+        Ok(())
+    }
+
+    /// Takes a node's driver away. It fails where anybody holds anything of it, as a driver container would.
+    pub fn unload_driver(&self, node: &str) -> Result<Ended> {
+        ended(self.on(node, script())?.arg("unload"))
+    }
+
+    /// Ends a node's kubelet; pods go on. It starts again by `start_kubelet` alone.
+    pub fn stop_kubelet(&self, node: &str) -> Result<()> {
+        let folder = self.folder.join(node);
+        std::fs::write(folder.join("hold"), "")?;
+        let pid = std::fs::read_to_string(folder.join("kubelet.pid"))?;
+        finished(self.on(node, "kill")?.arg(pid.trim()))?;
+        self.until("kubelet is gone", || {
+            Ok(ended(self.on(node, "kill")?.args(["-0", pid.trim()]))?.code != 0)
+        })
+    }
+
+    /// Starts a node's kubelet again, and after `power_off` its container runtime.
+    pub fn start_kubelet(&self, node: &str) -> Result<()> {
+        std::fs::remove_file(self.folder.join(node).join("hold")).with_context(|| format!("{node} was not stopped"))
+    }
+
+    /// A node without power: its processes, pods and mounts are gone, its files are not. `start_kubelet` ends it.
+    pub fn power_off(&self, node: &str) -> Result<()> {
+        let mark = self.folder.join(node).join("reboot");
+        std::fs::write(&mark, "")?;
+        self.stop_kubelet(node)?;
+        self.until("the node is off", || Ok(!mark.exists()))
+    }
+
+    /// Stops the API server where it is: connections stay open and nothing is answered.
+    pub fn pause_api(&self) -> Result<()> {
+        self.signal_api("-STOP")
+    }
+
+    /// Lets a paused API server go on.
+    pub fn resume_api(&self) -> Result<()> {
+        self.signal_api("-CONT")
+    }
+
+    fn signal_api(&self, signal: &str) -> Result<()> {
+        let pid = std::fs::read_to_string(self.folder.join("log/kube-apiserver.pid"))?;
+        let mut kill = match self.inside {
+            None => Command::new("kill"),
+            Some(cluster) => {
+                let mut enter = Command::new("nsenter");
+                enter
+                    .arg(format!("--target={cluster}"))
+                    .args(["--mount", "--pid", "kill"]);
+                enter
+            }
+        };
+        finished(kill.args([signal, pid.trim()]))?;
+        Ok(())
+    }
+
+    /// Serves a folder to nodes and pods.
+    pub fn serve(&self, folder: &Path) -> Result<Server> {
+        let cluster = self.inside.context("a cluster without a network of its own")?;
+        Server::start_in(Path::new(&format!("/proc/{cluster}/ns/net")), ADDRESS, folder)
+    }
+
+    /// Waits for something to become so, two minutes at most.
+    pub fn until(&self, what: &str, mut so: impl FnMut() -> Result<bool>) -> Result<()> {
+        for _ in 0..600 {
+            if so()? {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        bail!("not within two minutes: {what}\n{}", self.state())
+    }
+
+    /// As `kubectl wait`, and all that can be known about the cluster where it fails.
+    pub fn wait(&self, arguments: &[&str]) -> Result<()> {
+        let waited = self.kubectl(&[&["wait", "--timeout=120s"], arguments].concat())?;
+        ensure!(waited.code == 0, "{}\n{}", waited.stderr, self.state());
+        Ok(())
+    }
+
+    /// Pods, events and the ends of all logs, for a person who wonders why a test failed.
+    pub fn state(&self) -> String {
+        let mut text = String::new();
+        let questions: [&[&str]; 5] = [
+            &["get", "nodes,cudanodes", "-o", "wide"],
+            &["get", "pods", "-A", "-o", "wide"],
+            &["get", "events", "-A", "--sort-by=.lastTimestamp"],
+            &["get", "cudaenvironments,cudabinarycaches", "-A"],
+            &[
+                "logs",
+                "-n",
+                super::chart::NAMESPACE,
+                "-l",
+                "app.kubernetes.io/name=cudaenv",
+                "--prefix",
+                "--tail=40",
+            ],
+        ];
+        for arguments in questions {
+            let answer = self.kubectl(arguments);
+            let shown = answer.map_or_else(|error| error.to_string(), |answer| answer.stdout + &answer.stderr);
+            let _always_fits = writeln!(text, "--- kubectl {}\n{shown}", arguments.join(" "));
+        }
+        text
+    }
+}

@@ -3,11 +3,15 @@
 
 mod bridge;
 pub mod caches;
+mod patience;
 mod reasons;
+mod room;
+pub mod service;
 mod settle;
 pub mod supply;
+mod warm;
 
-use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::SystemTime};
 
 use crds::{
     domain::{cuda::CudaVersion, driver::DriverVersion, environment::Environment, store_path::StorePath},
@@ -38,7 +42,7 @@ use crate::{
         node::Node,
         view::{ViewKind, ViewRequest},
     },
-    store::{Holder, Lease, LeaseContent, StoreError},
+    store::{Lease, StoreError},
 };
 
 /// Which step from an environment to a view failed.
@@ -68,6 +72,8 @@ pub enum ProvisionError {
     Build { source: ViewError },
     #[error("a task of this process died")]
     TaskDied { source: JoinError },
+    #[error("the work was given up")]
+    Abandoned,
 }
 
 /// Which view is wanted.
@@ -87,9 +93,9 @@ pub struct Wanted<'a> {
 #[derive(Debug)]
 pub struct Provisioned {
     /// How to mount it.
-    pub view: ViewPlan,
+    pub view: Arc<ViewPlan>,
     /// What was chosen.
-    pub selection: Selection,
+    pub selection: Arc<Selection>,
     /// What had to be fetched.
     pub fetched: Fetched,
     /// Compressed bytes that came over the network.
@@ -122,20 +128,14 @@ pub async fn provision(supply: &Supply, wanted: Wanted<'_>, now: SystemTime) -> 
     let store = supply.store().clone();
     let driver_root = wanted.node.detection.driver.as_ref().map(|driver| driver.root.clone());
     blocking(move || {
-        let content = LeaseContent {
-            view: Some(view.digest.clone()),
-            bridge: Some(bridge.plan.id.clone()),
-            paths: view.paths.clone(),
-            holder: Holder::this_process(),
-        };
         let leasing = |source| ProvisionError::Lease { source };
-        let lease = store.lease(&content).map_err(leasing)?;
+        let lease = store.lease(&warm::lease_of(&view)).map_err(leasing)?;
         obtained.lease.end().map_err(leasing)?;
         bridge.install(&store, &searched, &driver_root.unwrap_or_default())?;
         view::build(&view, &store, now).map_err(|source| ProvisionError::Build { source })?;
         Ok(Provisioned {
-            view,
-            selection,
+            view: Arc::new(view),
+            selection: Arc::new(selection),
             fetched: obtained.fetched,
             downloaded: obtained.downloaded,
             lease,

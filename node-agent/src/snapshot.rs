@@ -7,6 +7,7 @@ pub mod happening;
 pub mod host_root;
 pub mod known;
 pub mod node;
+pub mod progress;
 pub mod status;
 pub mod store;
 pub mod view;

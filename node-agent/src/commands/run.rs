@@ -6,6 +6,7 @@ use std::{
     os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -124,7 +125,7 @@ fn observe(args: &RunArgs) -> Result<Node, Failure> {
 /// Everything that the program needs, in the store and leased.
 struct Prepared {
     store: NodeStore,
-    view: ViewPlan,
+    view: Arc<ViewPlan>,
     lease: Lease,
 }
 
@@ -164,7 +165,7 @@ impl Prepared {
             lease,
         } = provisioned.map_err(RunError::from)?;
         let rejected = || ProvisionError::Rejected {
-            selection: Box::new(selection.clone()),
+            selection: Box::new(Selection::clone(&selection)),
         };
         let (_, version, cuda) = node.detection.ready().ok_or_else(|| RunError::from(rejected()))?;
         let report = Report {

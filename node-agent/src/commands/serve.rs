@@ -5,15 +5,20 @@ use std::sync::Arc;
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 
 use super::{facts, reasons::ServeError};
 use crate::{
     args::ServeArgs,
-    observe::objects,
+    observe::{host_root, objects},
+    plan::view::selinux_label,
+    provision::{
+        service::{Means, Provision},
+        supply,
+    },
     report::failure::Failure,
-    snapshot::{known::Known, node::Node},
+    snapshot::{happening::Happening, known::Known, node::Node},
 };
 
 /// What the parts of the daemon share, and by which they are kept apart: each side knows the channel only.
@@ -26,7 +31,14 @@ struct Seams {
     /// Whether kubelet counts the driver as registered, as far as is known: our name in `CSINode`. Where nobody can tell
     /// it stays true.
     registered: watch::Sender<bool>,
+    /// The one place where views are made.
+    provision: Provision,
+    /// What happens to volumes, for events and metrics. Whoever sends drops what does not fit.
+    happenings: mpsc::Sender<Happening>,
 }
+
+/// Happenings that wait to be told.
+const HAPPENINGS: usize = 1024;
 
 pub(super) fn run(args: ServeArgs) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -45,15 +57,23 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         kubelet_dir: _,
         csi_socket: _,
         registration_dir: _,
-        credentials: _,
+        credentials,
         http: _,
-        jobs: _,
+        jobs,
         node,
-        state: _,
+        state,
     } = args;
     let stop = stop_signals()?;
     let detected = facts::observe(&host_root, &node, facts::kernel_source(&node.kernel_module))?;
     let catalogue = objects::read(&files).map_err(|source| ServeError::Objects { source })?;
+    let store = supply::open_store(&state.state)?;
+    let means = Means {
+        store,
+        credentials,
+        parallel: jobs.into(),
+        selinux_label: selinux_label(host_root::selinux(&host_root)),
+    };
+    let (happenings, told) = mpsc::channel(HAPPENINGS);
     let seams = Seams {
         known: watch::Sender::new(Known {
             catalogue: Arc::new(catalogue),
@@ -61,10 +81,12 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         }),
         node: watch::Sender::new(Arc::new(detected)),
         registered: watch::Sender::new(true),
+        provision: Provision::new(means),
+        happenings,
     };
     tracing::info!(node.name = node_name, "serving");
     told_to_stop(stop).await;
-    drop(seams);
+    drop((seams, told));
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Lists the folders of the host that `run` takes apart. Reads three folders; never writes, never follows what it lists.
+//! What the host's root shows: the folders that `run` takes apart, and whether SELinux is active. Never writes, never follows what it lists.
 
 use std::{
     fs, io,
@@ -22,6 +22,11 @@ pub fn host_root() -> Result<HostRoot, ListError> {
         nix: list("/nix")?,
         run: list("/run")?,
     })
+}
+
+/// Whether SELinux is active in the running kernel: its file system is mounted where everybody mounts it.
+pub fn selinux(root: &Path) -> bool {
+    root.join("sys/fs/selinux/enforce").exists()
 }
 
 fn list(folder: &str) -> Result<Vec<HostEntry>, ListError> {

@@ -18,6 +18,7 @@ impl ProvisionError {
             | Self::Lease { .. }
             | Self::Install { .. }
             | Self::Document { .. }
+            | Self::Abandoned
             | Self::TaskDied { .. } => Reason::StoreFailed,
             Self::Bridge { .. } => Reason::DriverNotReady,
             Self::View { .. } | Self::Build { .. } => Reason::ViewFailed,

@@ -196,7 +196,7 @@ fn freeable(store: &NodeStore, now: SystemTime) -> u64 {
     asked.map_or(0, |_| freeable)
 }
 
-fn failed(store: &NodeStore, source: StoreError) -> SupplyError {
+pub(super) fn failed(store: &NodeStore, source: StoreError) -> SupplyError {
     SupplyError::Store {
         state: store.layout().state().to_owned(),
         source,

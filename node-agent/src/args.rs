@@ -115,7 +115,7 @@ pub enum ProgressStyle {
 }
 
 /// What is known of the node beyond what can be observed.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct NodeArgs {
     /// A GPU of this machine, as COMPUTE-CAPABILITY or COMPUTE-CAPABILITY:BRAND, such as 9.0:tesla; repeat for several. Default: ask NVML.
     #[arg(long = "gpu", value_name = "CC[:BRAND]")]
@@ -261,6 +261,10 @@ pub struct ServeArgs {
     /// File with environments, caches and namespaces (for their labels) to serve without an API server; repeat for several.
     #[arg(long = "objects", value_name = "FILE")]
     pub objects: Vec<PathBuf>,
+
+    /// Where the API server is, where this is no pod of its cluster. Not read where --objects are given.
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
 
     /// The node's name in the cluster.
     #[arg(long, env = "NODE_NAME")]

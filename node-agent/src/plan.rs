@@ -6,5 +6,6 @@ pub mod document;
 pub mod fetch;
 pub mod prewarm;
 pub mod root;
+pub mod standing;
 pub mod status;
 pub mod view;

@@ -2,7 +2,7 @@
 
 use crds::manifest::ChoiceError;
 
-use super::{RUN_FAILED, inputs::InputError, obtain::RuntimeError, run::RunError};
+use super::{RUN_FAILED, inputs::InputError, obtain::RuntimeError, run::RunError, serve::ClientError};
 use crate::{
     observe::objects::ObjectsError,
     provision::supply::SupplyError,
@@ -18,13 +18,24 @@ pub(super) enum ServeError {
     Signals { source: std::io::Error },
     #[error("the objects to serve")]
     Objects { source: ObjectsError },
+    #[error("the API server")]
+    Client { source: ClientError },
+    #[error("registering metrics")]
+    Metrics { source: prometheus::Error },
+    #[error("listening on {address} for health and metrics")]
+    Http {
+        address: std::net::SocketAddr,
+        source: std::io::Error,
+    },
 }
 
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         let (reason, code) = match &error {
-            ServeError::Runtime { .. } | ServeError::Signals { .. } => (Reason::StoreFailed, 1),
-            ServeError::Objects { .. } => (Reason::BadRequest, 2),
+            ServeError::Runtime { .. } | ServeError::Signals { .. } | ServeError::Metrics { .. } => {
+                (Reason::StoreFailed, 1)
+            }
+            ServeError::Objects { .. } | ServeError::Client { .. } | ServeError::Http { .. } => (Reason::BadRequest, 2),
         };
         Self::new(reason, code, error)
     }

@@ -1,12 +1,21 @@
 //! `serve`: the daemon of a node. Its composition root: opens, detects, wires, and stops in order when told to.
 //! Never decides anything about a volume; a fault of one part is that part's to report.
 
+mod cluster;
+mod detection;
+mod live;
+mod prewarm;
+mod status;
+mod tell;
+
 use std::sync::Arc;
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
+
+pub(super) use cluster::ClientError;
 
 use super::{facts, reasons::ServeError};
 use crate::{
@@ -18,7 +27,7 @@ use crate::{
         supply,
     },
     report::failure::Failure,
-    snapshot::{happening::Happening, known::Known, node::Node},
+    snapshot::{cluster::Objects, happening::Happening, known::Known, node::Node},
 };
 
 /// What the parts of the daemon share, and by which they are kept apart: each side knows the channel only.
@@ -37,9 +46,6 @@ struct Seams {
     happenings: mpsc::Sender<Happening>,
 }
 
-/// Happenings that wait to be told.
-const HAPPENINGS: usize = 1024;
-
 pub(super) fn run(args: ServeArgs) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -52,41 +58,64 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Failure> {
 async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let ServeArgs {
         objects: files,
+        kubeconfig,
         node_name,
         host_root,
-        kubelet_dir: _,
-        csi_socket: _,
+        kubelet_dir,
+        csi_socket,
         registration_dir: _,
         credentials,
-        http: _,
+        http,
         jobs,
         node,
         state,
     } = args;
     let stop = stop_signals()?;
     let detected = facts::observe(&host_root, &node, facts::kernel_source(&node.kernel_module))?;
-    let catalogue = objects::read(&files).map_err(|source| ServeError::Objects { source })?;
     let store = supply::open_store(&state.state)?;
+    let (known, cluster) = if files.is_empty() {
+        let client = cluster::client(kubeconfig.as_deref())
+            .await
+            .map_err(|source| ServeError::Client { source })?;
+        let kept = cluster::kept(&store);
+        let catalogue = kept.as_ref().map(Objects::catalogue).unwrap_or_default();
+        (catalogue, Some((client, kept)))
+    } else {
+        let catalogue = objects::read(&files).map_err(|source| ServeError::Objects { source })?;
+        (catalogue, None)
+    };
     let means = Means {
-        store,
+        store: store.clone(),
         credentials,
         parallel: jobs.into(),
         selinux_label: selinux_label(host_root::selinux(&host_root)),
     };
-    let (happenings, told) = mpsc::channel(HAPPENINGS);
+    let (happenings, told) = mpsc::channel(tell::WAITING);
     let seams = Seams {
         known: watch::Sender::new(Known {
-            catalogue: Arc::new(catalogue),
-            synced: true,
+            catalogue: Arc::new(known),
+            synced: cluster.is_none(),
         }),
         node: watch::Sender::new(Arc::new(detected)),
         registered: watch::Sender::new(true),
         provision: Provision::new(means),
         happenings,
     };
+    let parts = live::Parts {
+        seams: &seams,
+        name: node_name.clone(),
+        store,
+        cluster,
+        host_root,
+        said: node,
+        csi_socket: csi_socket.unwrap_or_else(|| kubelet_dir.join("plugins/csi.cudaenv.dev/csi.sock")),
+        http,
+        happenings: told,
+    };
+    let live = live::start(parts).await?;
     tracing::info!(node.name = node_name, "serving");
     told_to_stop(stop).await;
-    drop((seams, told));
+    drop((live, seams));
     Ok(())
 }
 

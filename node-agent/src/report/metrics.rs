@@ -173,6 +173,10 @@ impl Metrics {
 
     /// Counts what happened to a volume.
     pub fn happened(&self, happening: &Happening) {
+        // What is fetched ahead of any pod is no answer to kubelet.
+        if happening.pod.is_none() && happening.environment.is_some() {
+            return;
+        }
         match &happening.what {
             What::Selected { .. } | What::Fetching { .. } => {}
             What::Published { took, .. } => {

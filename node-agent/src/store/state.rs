@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{NodeStore, StoreError, lease::Live, list, mounts};
 use crate::snapshot::{
+    status::StoreNumbers,
     store::{BuiltView, Layer, StoreState},
     view::{BridgeId, ViewDigest, ViewKind},
 };
@@ -75,6 +76,27 @@ impl NodeStore {
             leased,
             leased_bridges,
             unknown_use,
+        })
+    }
+
+    /// The store in numbers, for reports.
+    ///
+    /// # Errors
+    /// What cannot be read of it.
+    pub fn numbers(&self) -> Result<StoreNumbers, StoreError> {
+        let state = self.state()?;
+        let in_use = state.in_use();
+        let pinned = state.layers.iter().filter(|layer| in_use.contains(&layer.path));
+        let path = self.layout().state();
+        let space = rustix::fs::statvfs(path).map_err(|errno| StoreError::Read {
+            path: path.to_owned(),
+            source: errno.into(),
+        })?;
+        Ok(StoreNumbers {
+            capacity_bytes: space.f_blocks.saturating_mul(space.f_frsize),
+            used_bytes: state.used_bytes(),
+            pinned_bytes: pinned.map(|layer| layer.bytes).sum(),
+            paths: u64::try_from(state.layers.len()).unwrap_or(u64::MAX),
         })
     }
 

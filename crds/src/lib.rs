@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 pub mod catalogue;
+pub mod condition;
 pub mod convert;
 pub mod domain;
 pub mod failure;

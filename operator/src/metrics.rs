@@ -14,6 +14,10 @@ pub struct Metrics {
     pub writes: IntCounterVec,
     /// Writes that failed, by kind.
     pub write_failures: IntCounterVec,
+    /// Writes that were given up because the object had changed, by kind.
+    pub conflicts: IntCounterVec,
+    /// Closures that caches were asked for, by what came of it.
+    pub questions: IntCounterVec,
     /// Questions of the API server, by webhook and outcome.
     pub admission: IntCounterVec,
 }
@@ -38,6 +42,20 @@ impl Metrics {
                 Opts::new("cudaenv_operator_write_failures_total", "Writes that failed, by kind."),
                 &["kind"],
             )?,
+            conflicts: IntCounterVec::new(
+                Opts::new(
+                    "cudaenv_operator_write_conflicts_total",
+                    "Writes given up and planned anew because the object had changed, by kind.",
+                ),
+                &["kind"],
+            )?,
+            questions: IntCounterVec::new(
+                Opts::new(
+                    "cudaenv_operator_closures_asked_total",
+                    "Closures that caches were asked for, by what came of it.",
+                ),
+                &["outcome"],
+            )?,
             admission: IntCounterVec::new(
                 Opts::new(
                     "cudaenv_admission_requests_total",
@@ -48,9 +66,15 @@ impl Metrics {
             registry,
         };
         metrics.registry.register(Box::new(metrics.leader.clone()))?;
-        metrics.registry.register(Box::new(metrics.writes.clone()))?;
-        metrics.registry.register(Box::new(metrics.write_failures.clone()))?;
-        metrics.registry.register(Box::new(metrics.admission.clone()))?;
+        for counters in [
+            &metrics.writes,
+            &metrics.write_failures,
+            &metrics.conflicts,
+            &metrics.questions,
+            &metrics.admission,
+        ] {
+            metrics.registry.register(Box::new(counters.clone()))?;
+        }
         Ok(metrics)
     }
 }

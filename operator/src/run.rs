@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::Context as _;
-use kube::{Client, Config};
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use kube::{
+    Api, Client, Config,
+    runtime::events::{Recorder, Reporter},
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -18,13 +22,17 @@ use tokio::{
 use tracing::info;
 
 use crate::{
+    act::write::{FIELD_MANAGER, Writer},
     admission::{self, Admission, keep::Keep, tls},
     args::{RunArgs, WebhookArgs},
     http::{self, Told},
+    leader::Candidate,
     metrics::Metrics,
-    observe,
+    observe::{self, world::Worlds},
     plan::certificates::Wanted,
     readiness::Readiness,
+    reconcile::Reconciler,
+    resolver::Resolver,
     snapshot::{certificates::Names, world::World},
 };
 
@@ -40,10 +48,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
 async fn serve(args: RunArgs) -> anyhow::Result<()> {
     let RunArgs {
         namespace,
-        pod_name: _,
+        pod_name,
         http,
         webhook,
-        credentials_secret: _,
+        credentials_secret,
     } = args;
     let readiness = Readiness::default();
     let metrics = Metrics::new().context("the metrics cannot be registered")?;
@@ -60,17 +68,75 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     parts.start("http", http::serve(listener, told));
 
     let (published, worlds) = watch::channel::<Option<Arc<World>>>(None);
-    let watched = observe::world::observe(client.clone(), published, readiness.part("watches"));
-    parts.start("watches", watched);
+    let (watched, part, own) = (client.clone(), readiness.part("watches"), namespace.clone());
+    parts.start("watches", async move {
+        observe::world::observe(watched, &own, published, part).await;
+    });
 
+    let me = Replica {
+        namespace,
+        pod_name,
+        credentials_secret,
+    };
+    let (end, ending) = watch::channel(false);
+    let election = reconcile(
+        &mut parts,
+        &me,
+        (client.clone(), worlds.clone(), metrics.clone()),
+        ending,
+    );
     let admission = Admission {
         worlds,
-        namespace,
+        namespace: me.namespace,
         metrics,
     };
     serve_webhook(&mut parts, webhook, (admission, client), &readiness).await?;
 
-    parts.until_told_to_end().await
+    let ended = parts.until_told_to_end().await;
+    // Nothing writes any more: the lease can go to another replica at once.
+    end.send_replace(true);
+    election.join_all().await;
+    ended
+}
+
+/// Who this replica is.
+struct Replica {
+    namespace: String,
+    pod_name: String,
+    credentials_secret: String,
+}
+
+/// Resolving and reconciling, by whoever is elected. The election itself outlives the parts: it ends last.
+fn reconcile(
+    parts: &mut Parts,
+    me: &Replica,
+    (client, worlds, metrics): (Client, Worlds, Metrics),
+    ending: watch::Receiver<bool>,
+) -> JoinSet<()> {
+    let leases = Api::<Lease>::namespaced(client.clone(), &me.namespace);
+    let (candidate, leading) = Candidate::new(leases, me.pod_name.clone(), metrics.leader.clone(), now);
+    let (resolver, heard) = Resolver::new(worlds.clone(), leading.clone(), metrics.clone(), now);
+    parts.start("resolving", resolver.run());
+    let reporter = Reporter {
+        controller: FIELD_MANAGER.to_owned(),
+        instance: Some(me.pod_name.clone()),
+    };
+    let reconciler = Reconciler {
+        worlds,
+        heard,
+        writer: Writer {
+            client: client.clone(),
+            leading: leading.clone(),
+            namespace: me.namespace.clone(),
+            credentials_secret: me.credentials_secret.clone(),
+        },
+        leading,
+        recorder: Recorder::new(client, reporter),
+        metrics,
+        clock: now,
+    };
+    parts.start("reconciling", reconciler.run());
+    JoinSet::from_iter([candidate.stand(ending)])
 }
 
 /// The webhook, and what keeps its certificates.
@@ -123,6 +189,12 @@ async fn serve_webhook(
 #[expect(clippy::disallowed_methods, reason = "the composition root reads the clock")]
 fn clock() -> SystemTime {
     SystemTime::now()
+}
+
+/// In whole seconds, as statuses have it.
+fn now() -> Timestamp {
+    let now = Timestamp::try_from(clock()).unwrap_or(Timestamp::UNIX_EPOCH);
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 /// A client of the cluster that the kubeconfig, or the pod's service account, leads to.

@@ -2,4 +2,7 @@
 //! Never a clock, a file or a network; never another room.
 
 pub mod certificates;
+pub mod probe;
+pub mod resolution;
+pub mod secret;
 pub mod world;

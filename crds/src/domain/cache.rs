@@ -2,7 +2,7 @@
 //! Never interprets a URL or a key beyond its shape; the crate `binary-cache` does that.
 
 /// What a `CUDABinaryCache` says. Strings are checked by shape only.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CacheSource {
     /// `metadata.name`.
     pub name: String,

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, schema_for};
 use serde_json::Value;
 
 use super::cell;
-use crate::{failure, selection};
+use crate::{condition, failure, selection};
 
 pub(super) fn render() -> String {
     let mut text = "\
@@ -20,6 +20,8 @@ Stable words: scripts, alerts and dashboards may match on them. The sentences be
     write_words::<selection::Mode>(&mut text, "How a selected variant runs", "mode");
     write_words::<selection::Reason>(&mut text, "Why a variant was rejected", "reason");
     write_words::<failure::Reason>(&mut text, "Why a command, an environment or a node failed", "reason");
+    write_words::<condition::ConditionType>(&mut text, "What a condition is about", "type");
+    write_words::<condition::ConditionReason>(&mut text, "Why a condition is as it is", "reason");
     text
 }
 

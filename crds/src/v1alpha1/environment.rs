@@ -253,13 +253,13 @@ pub struct VariantStatus {
     /// The variant's name.
     #[schemars(length(max = 63))]
     pub name: String,
-    /// Bytes of the closure, unpacked.
+    /// Bytes of the closure, unpacked; of the largest, where there are several systems.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closure_bytes: Option<i64>,
-    /// Bytes to download for it.
+    /// Bytes to download for that closure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub download_bytes: Option<i64>,
-    /// Store paths in the closure.
+    /// Store paths in that closure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paths: Option<i64>,
     /// Names of the keys that signed its paths.

@@ -104,6 +104,9 @@ pub struct PreflightChange {
     /// Nodes that it concerns.
     #[serde(default)]
     pub nodes: i32,
+    /// Of those, the nodes that hold the environment or fetch it now: where a pod asked for it, or it is fetched ahead.
+    #[serde(default)]
+    pub nodes_in_use: i32,
 }
 
 /// What another driver would do to a package.

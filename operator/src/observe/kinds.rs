@@ -8,14 +8,23 @@ use crds::{
     domain::node::NodeFacts,
     v1alpha1::{CUDABinaryCache, CUDADriverPreflight, CUDAEnvironment, CUDANode, ClusterCUDAEnvironment},
 };
-use k8s_openapi::api::{
-    core::v1::{Namespace, Node},
-    storage::v1::CSINode,
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node, Secret},
+        storage::v1::CSINode,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
-use crate::snapshot::world::{KubeNode, Machine, Preflight, World};
+use crate::snapshot::{
+    secret::{AuthSecret, OURS, SecretBytes},
+    world::{KubeNode, Machine, Preflight, World, Written},
+};
+
+/// The keys of a secret that a cache may name.
+const CREDENTIAL_KEYS: [&str; 2] = ["netrc", "token"];
 
 /// The name of our CSI driver.
 pub const CSI_DRIVER: &str = "csi.cudaenv.dev";
@@ -55,11 +64,8 @@ impl Kept for CUDAEnvironment {
 
     fn keep(self, world: &mut World) -> bool {
         let (key, entry) = (self.key(), EnvironmentEntry::from(&self));
-        let status = put(
-            &mut world.environment_statuses,
-            key.clone(),
-            self.status.unwrap_or_default(),
-        );
+        let written = written(self.metadata, self.status);
+        let status = put(&mut world.environment_statuses, key.clone(), written);
         put(&mut world.catalogue.environments, key, entry) || status
     }
 
@@ -88,11 +94,8 @@ impl Kept for ClusterCUDAEnvironment {
 
     fn keep(self, world: &mut World) -> bool {
         let (key, entry) = (self.key(), EnvironmentEntry::from(&self));
-        let status = put(
-            &mut world.environment_statuses,
-            key.clone(),
-            self.status.unwrap_or_default(),
-        );
+        let written = written(self.metadata, self.status);
+        let status = put(&mut world.environment_statuses, key.clone(), written);
         put(&mut world.catalogue.environments, key, entry) || status
     }
 
@@ -118,7 +121,8 @@ impl Kept for CUDABinaryCache {
 
     fn keep(self, world: &mut World) -> bool {
         let (key, entry) = (self.key(), CacheEntry::from(&self));
-        let status = put(&mut world.cache_statuses, key.clone(), self.status.unwrap_or_default());
+        let written = written(self.metadata, self.status);
+        let status = put(&mut world.cache_statuses, key.clone(), written);
         put(&mut world.catalogue.caches, key, entry) || status
     }
 
@@ -255,10 +259,9 @@ impl Kept for CUDADriverPreflight {
     fn keep(self, world: &mut World) -> bool {
         let key = self.key();
         let preflight = Preflight {
-            uid: self.metadata.uid.unwrap_or_default(),
             generation: self.metadata.generation.unwrap_or_default(),
             spec: self.spec,
-            status: self.status.unwrap_or_default(),
+            written: written(self.metadata, self.status),
         };
         put(&mut world.preflights, key, preflight)
     }
@@ -269,6 +272,53 @@ impl Kept for CUDADriverPreflight {
 
     fn keys(world: &World) -> Vec<String> {
         names(&world.preflights)
+    }
+}
+
+impl Kept for Secret {
+    const KIND: &str = "Secret";
+
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.name_any()
+    }
+
+    /// Only what may be a credential is kept: other secrets of the namespace are nobody's business here.
+    fn keep(self, world: &mut World) -> bool {
+        let key = self.key();
+        let of_credentials = |key: &str| CREDENTIAL_KEYS.iter().any(|known| key == *known || is_copy(key, known));
+        let data = self.data.unwrap_or_default().into_iter();
+        let secret = AuthSecret {
+            resource_version: self.metadata.resource_version.unwrap_or_default(),
+            ours: self.metadata.labels.unwrap_or_default().contains_key(OURS),
+            data: data
+                .filter(|(key, _)| of_credentials(key))
+                .map(|(key, bytes)| (key, SecretBytes::new(bytes.0)))
+                .collect(),
+        };
+        put(&mut world.secrets, key, secret)
+    }
+
+    fn forget(world: &mut World, key: &String) -> bool {
+        world.secrets.remove(key).is_some()
+    }
+
+    fn keys(world: &World) -> Vec<String> {
+        names(&world.secrets)
+    }
+}
+
+/// `flox.token` is a copy of the cache flox's `token`.
+fn is_copy(key: &str, of: &str) -> bool {
+    key.strip_suffix(of).is_some_and(|rest| rest.ends_with('.'))
+}
+
+fn written<S: Default>(metadata: ObjectMeta, status: Option<S>) -> Written<S> {
+    Written {
+        uid: metadata.uid.unwrap_or_default(),
+        resource_version: metadata.resource_version.unwrap_or_default(),
+        status: status.unwrap_or_default(),
     }
 }
 

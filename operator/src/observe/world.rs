@@ -1,4 +1,4 @@
-//! Watching the cluster: eight kinds, one world, published at most ten times a second.
+//! Watching the cluster: nine kinds, one world, published at most ten times a second.
 //! Never publishes a world before every kind was listed once: what is absent then is absent in the cluster.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -9,7 +9,7 @@ use futures_util::{
     stream::{BoxStream, select_all},
 };
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node},
+    core::v1::{Namespace, Node, Secret},
     storage::v1::CSINode,
 };
 use kube::{
@@ -28,6 +28,9 @@ use crate::{readiness::Part, snapshot::world::World};
 /// How long changes are gathered before the world is published.
 const GATHER: Duration = Duration::from_millis(100);
 
+/// Helm keeps a megabyte for each release in a secret of the namespace it installs to.
+const NO_RELEASES: &str = "type!=helm.sh/release.v1";
+
 /// The world as it changes; nothing until every kind was listed.
 pub type Worlds = watch::Receiver<Option<Arc<World>>>;
 
@@ -43,16 +46,20 @@ struct Change {
 }
 
 /// Watches until it is dropped, and publishes every change.
-pub async fn observe(client: Client, published: watch::Sender<Option<Arc<World>>>, part: Part) {
+///
+/// Secrets are watched in `namespace` alone.
+pub async fn observe(client: Client, namespace: &str, published: watch::Sender<Option<Arc<World>>>, part: Part) {
+    let own_secrets = Api::<Secret>::namespaced(client.clone(), namespace);
     let watches = [
-        kept::<CUDAEnvironment>(&client),
-        kept::<ClusterCUDAEnvironment>(&client),
-        kept::<CUDABinaryCache>(&client),
-        kept::<Namespace>(&client),
-        kept::<Node>(&client),
-        kept::<CSINode>(&client),
-        kept::<CUDANode>(&client),
-        kept::<CUDADriverPreflight>(&client),
+        kept(own_secrets, watcher::Config::default().fields(NO_RELEASES)),
+        everywhere::<CUDAEnvironment>(&client),
+        everywhere::<ClusterCUDAEnvironment>(&client),
+        everywhere::<CUDABinaryCache>(&client),
+        everywhere::<Namespace>(&client),
+        everywhere::<Node>(&client),
+        everywhere::<CSINode>(&client),
+        everywhere::<CUDANode>(&client),
+        everywhere::<CUDADriverPreflight>(&client),
     ];
     let mut unlisted: BTreeSet<&'static str> = watches.iter().map(|(kind, _)| *kind).collect();
     let mut changes = select_all(watches.into_iter().map(|(_, changes)| changes));
@@ -88,8 +95,12 @@ fn soon(after: Duration) -> Instant {
     Instant::now() + after
 }
 
-fn kept<K: Kept>(client: &Client) -> (&'static str, BoxStream<'static, Change>) {
-    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default()).default_backoff();
+fn everywhere<K: Kept>(client: &Client) -> (&'static str, BoxStream<'static, Change>) {
+    kept(Api::<K>::all(client.clone()), watcher::Config::default())
+}
+
+fn kept<K: Kept>(api: Api<K>, config: watcher::Config) -> (&'static str, BoxStream<'static, Change>) {
+    let events = watcher(api, config).default_backoff();
     (K::KIND, changes(events).boxed())
 }
 

@@ -17,15 +17,17 @@ use crds::{
 };
 use k8s_openapi::api::core::v1::Taint;
 
+use super::secret::AuthSecret;
+
 /// Everything at one moment. Cheap to clone: the objects are shared.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct World {
     /// Environments, caches and namespaces.
     pub catalogue: Catalogue,
     /// The statuses of environments as they are written now.
-    pub environment_statuses: BTreeMap<EnvironmentKey, Arc<CUDAEnvironmentStatus>>,
+    pub environment_statuses: BTreeMap<EnvironmentKey, Arc<Written<CUDAEnvironmentStatus>>>,
     /// The statuses of caches as they are written now.
-    pub cache_statuses: BTreeMap<String, Arc<CUDABinaryCacheStatus>>,
+    pub cache_statuses: BTreeMap<String, Arc<Written<CUDABinaryCacheStatus>>>,
     /// The nodes of Kubernetes, by name.
     pub nodes: BTreeMap<String, Arc<KubeNode>>,
     /// Nodes whose kubelet knows our CSI driver: those with `csi.cudaenv.dev` in their `CSINode`.
@@ -34,6 +36,19 @@ pub struct World {
     pub machines: BTreeMap<String, Arc<Machine>>,
     /// The questions asked, by name.
     pub preflights: BTreeMap<String, Arc<Preflight>>,
+    /// The secrets of the operator's own namespace that hold credentials, by name.
+    pub secrets: BTreeMap<String, Arc<AuthSecret>>,
+}
+
+/// A status as it is written now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Written<S> {
+    /// `metadata.uid` of its object.
+    pub uid: String,
+    /// `metadata.resourceVersion` of its object: what was decided by this version is written over no other.
+    pub resource_version: String,
+    /// The status.
+    pub status: S,
 }
 
 /// What planning needs of a `Node`.
@@ -61,12 +76,10 @@ pub struct Machine {
 /// A `CUDADriverPreflight`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preflight {
-    /// `metadata.uid`.
-    pub uid: String,
     /// `metadata.generation`.
     pub generation: i64,
     /// The question.
     pub spec: CUDADriverPreflightSpec,
     /// The answer as it is written now.
-    pub status: CUDADriverPreflightStatus,
+    pub written: Written<CUDADriverPreflightStatus>,
 }

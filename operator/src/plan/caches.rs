@@ -1,0 +1,110 @@
+//! The status of a cache.
+//! Never written for the sake of its time: `lastChecked` moves with the condition, and once an hour.
+
+use std::time::Duration;
+
+use crds::{
+    catalogue::CacheEntry,
+    condition::{ConditionReason as Why, ConditionType},
+    v1alpha1::CUDABinaryCacheStatus,
+};
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    conditions::{Holds, Verdict, conditions},
+    step::{Change, Step},
+};
+use crate::snapshot::{
+    probe::{Probe, Probes},
+    resolution::Unresolved,
+    world::World,
+};
+
+/// How old `lastChecked` may become while nothing else changes.
+const CHECKED_WITHIN: Duration = Duration::from_secs(3600);
+
+/// The statuses to be written, where they differ.
+pub fn steps(world: &World, probes: &Probes, now: Timestamp) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (name, entry) in &world.catalogue.caches {
+        let Some(before) = world.cache_statuses.get(name) else {
+            continue;
+        };
+        let secret = entry
+            .source
+            .as_ref()
+            .ok()
+            .and_then(|source| source.auth_secret.as_ref());
+        let missing = secret.filter(|secret| {
+            let found = world.secrets.get(*secret);
+            found.is_none_or(|secret| {
+                super::credentials::KEYS
+                    .iter()
+                    .all(|key| !secret.data.contains_key(*key))
+            })
+        });
+        let after = status(
+            entry,
+            missing.map(String::as_str),
+            probes.get(name),
+            &before.status,
+            now,
+        );
+        if let Some(after) = after.filter(|after| *after != before.status) {
+            let change = Change {
+                before: (**before).clone(),
+                after,
+            };
+            steps.push(Step::Cache(name.clone(), change));
+        }
+    }
+    steps
+}
+
+/// The status that a cache should have; nothing where nothing is known yet.
+fn status(
+    entry: &CacheEntry,
+    missing_secret: Option<&str>,
+    probe: Option<&Probe>,
+    written: &CUDABinaryCacheStatus,
+    now: Timestamp,
+) -> Option<CUDABinaryCacheStatus> {
+    let about = ConditionType::Ready;
+    let not = |reason, message: String| Verdict::new(about, Holds::False, reason, message);
+    let current = probe.filter(|probe| probe.generation == entry.generation);
+    let verdict = match (&entry.source, missing_secret, current.map(|probe| &probe.outcome)) {
+        (Err(invalid), _, _) => not(Why::InvalidSpec, invalid.to_string()),
+        (Ok(_), Some(secret), _) => not(
+            Why::CredentialsUnusable,
+            format!(
+                "spec.authSecretRef names the secret `{secret}`, and the operator's namespace has none with a key `netrc` or \
+                 `token`: create it there"
+            ),
+        ),
+        (Ok(_), None, None) => return None,
+        (Ok(_), None, Some(Err(Unresolved { reason, message }))) => not(*reason, message.clone()),
+        (Ok(_), None, Some(Ok(()))) => Verdict::new(
+            about,
+            Holds::True,
+            Why::Reachable,
+            "it answers, and serves the store directory /nix/store",
+        ),
+    };
+    let conditions = conditions(vec![verdict], entry.generation, &written.conditions, now);
+    let changed = conditions != written.conditions;
+    let asked = current.map(|probe| probe.at);
+    let recent = |at: Timestamp| {
+        let last = written.last_checked.as_ref()?.parse::<Timestamp>().ok()?;
+        let due = last.checked_add(CHECKED_WITHIN).ok()?;
+        (at < due).then_some(())
+    };
+    let last_checked = match asked {
+        Some(at) if changed || recent(at).is_none() => Some(at.to_string()),
+        Some(_) | None => written.last_checked.clone(),
+    };
+    Some(CUDABinaryCacheStatus {
+        conditions,
+        observed_generation: Some(entry.generation),
+        last_checked,
+    })
+}

@@ -1,0 +1,105 @@
+//! The nodes that have an agent, by class, with what they hold.
+//! Never copies an object: it is an index over a world, made anew for each.
+
+use std::collections::BTreeMap;
+
+use crds::{
+    catalogue::{EnvironmentEntry, EnvironmentKey, Labels, selector},
+    domain::node::{DriverState, NodeFacts},
+    v1alpha1::NodeEnvironment,
+};
+
+use crate::snapshot::world::{Machine, World};
+
+/// All nodes that have an agent.
+#[derive(Debug)]
+pub struct Fleet<'a> {
+    /// In the order of their names.
+    pub members: Vec<Member<'a>>,
+    /// One set of facts for each class; members name it by its index.
+    pub classes: Vec<Class<'a>>,
+    /// What agents say about an environment: the member's index, and its words.
+    reports: BTreeMap<EnvironmentKey, Vec<(usize, &'a NodeEnvironment)>>,
+}
+
+/// A node that has an agent.
+#[derive(Debug)]
+pub struct Member<'a> {
+    /// The node's name.
+    pub name: &'a str,
+    /// The labels of its `Node`; none where that is gone.
+    pub labels: &'a Labels,
+    /// What its agent reported.
+    pub machine: &'a Machine,
+    /// Its class; `None` where its agent has not reported anything usable.
+    pub class: Option<usize>,
+}
+
+/// What nodes of one class have in common.
+#[derive(Debug)]
+pub struct Class<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// All that selection looks at.
+    pub facts: &'a NodeFacts,
+}
+
+static NO_LABELS: Labels = Labels::new();
+
+impl<'a> Fleet<'a> {
+    /// The fleet of a world.
+    pub fn new(world: &'a World) -> Self {
+        let mut fleet = Self {
+            members: Vec::with_capacity(world.machines.len()),
+            classes: Vec::new(),
+            reports: BTreeMap::new(),
+        };
+        let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+        for (index, (name, machine)) in world.machines.iter().enumerate() {
+            let class = fleet.class(&mut known, machine);
+            fleet.members.push(Member {
+                name,
+                labels: world.nodes.get(name).map_or(&NO_LABELS, |node| &node.labels),
+                machine,
+                class,
+            });
+            for report in &machine.status.environments {
+                let key = EnvironmentKey {
+                    namespace: report.namespace.clone(),
+                    name: report.name.clone(),
+                };
+                fleet.reports.entry(key).or_default().push((index, report));
+            }
+        }
+        fleet
+    }
+
+    fn class(&mut self, known: &mut BTreeMap<&'a str, usize>, machine: &'a Machine) -> Option<usize> {
+        let name = machine.class.as_deref()?;
+        let facts = machine.facts.as_ref()?.as_ref().ok()?;
+        let classes = &mut self.classes;
+        Some(*known.entry(name).or_insert_with(|| {
+            classes.push(Class { name, facts });
+            classes.len() - 1
+        }))
+    }
+
+    /// What agents say about an environment: the member's index, and its words.
+    pub fn reports(&self, key: &EnvironmentKey) -> &[(usize, &'a NodeEnvironment)] {
+        self.reports.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether an environment is meant for a member.
+    pub fn is_meant_for(&self, entry: &EnvironmentEntry, member: &Member<'_>) -> bool {
+        self.matches(&entry.node_selector, member)
+    }
+
+    /// Whether a member has the labels of a node selector; without one, whether it has an NVIDIA driver.
+    pub fn matches(&self, selector: &Labels, member: &Member<'_>) -> bool {
+        if selector.is_empty() {
+            let facts = member.class.map(|class| self.classes[class].facts);
+            return facts.is_some_and(|facts| facts.driver != DriverState::Missing);
+        }
+        selector::contains(member.labels, selector)
+    }
+}

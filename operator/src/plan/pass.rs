@@ -1,0 +1,88 @@
+//! One pass over everything: all steps that the cluster needs now.
+//! Never more than the difference: where all is as it should be, there is no step.
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    caches,
+    credentials::{self, Copying},
+    fleet::Fleet,
+    nodes::{self, Seen},
+    preflight,
+    status::{self, Inputs},
+    step::{Change, Step},
+};
+use crate::snapshot::{probe::Probes, resolution::Answers, world::World};
+
+/// What a pass looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// The cluster.
+    pub world: &'a World,
+    /// What is known of closures.
+    pub answers: &'a Answers,
+    /// What is known of caches.
+    pub probes: &'a Probes,
+    /// Since when agents have been ready or not.
+    pub seen: &'a Seen,
+    /// The name of the secret with copies of credentials.
+    pub credentials_secret: &'a str,
+    /// When; whole seconds.
+    pub now: Timestamp,
+}
+
+/// What a pass found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// What is to be written, what somebody waits for first.
+    pub steps: Vec<Step>,
+    /// When to look again, if nothing happens before.
+    pub next: Option<Timestamp>,
+    /// Whether the secret's name is taken by somebody else's.
+    pub secret_not_ours: bool,
+}
+
+/// Plans.
+pub fn pass(pass: &Pass<'_>) -> Planned {
+    let fleet = Fleet::new(pass.world);
+    let inputs = Inputs {
+        world: pass.world,
+        fleet: &fleet,
+        answers: pass.answers,
+        now: pass.now,
+    };
+    let mut steps = Vec::new();
+    let copying = credentials::copying(pass.world, pass.credentials_secret);
+    let secret_not_ours = copying == Copying::NotOurs;
+    if let Copying::Write(copies) = copying {
+        steps.push(Step::Credentials(copies));
+    }
+    let (nodes, next) = nodes::steps(pass.world, pass.seen, pass.now);
+    steps.extend(caches::steps(pass.world, pass.probes, pass.now));
+    steps.extend(environments(&inputs));
+    steps.extend(preflight::steps(&inputs));
+    steps.extend(nodes);
+    Planned {
+        steps,
+        next,
+        secret_not_ours,
+    }
+}
+
+fn environments(inputs: &Inputs<'_>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (key, entry) in &inputs.world.catalogue.environments {
+        let Some(before) = inputs.world.environment_statuses.get(key) else {
+            continue;
+        };
+        let after = status::status(inputs, key, entry, &before.status);
+        if after != before.status {
+            let change = Change {
+                before: (**before).clone(),
+                after,
+            };
+            steps.push(Step::Environment(key.clone(), change));
+        }
+    }
+    steps
+}

@@ -1,0 +1,299 @@
+//! What another driver would change: the same selection as everywhere, asked twice.
+//! Never asks about pods: which nodes hold an environment is in what their agents report.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::{
+    catalogue::{EnvironmentEntry, EnvironmentKey},
+    condition::{ConditionReason as Why, ConditionType},
+    domain::{
+        driver::DriverVersion,
+        environment::Environment,
+        node::{DriverState, NodeFacts},
+    },
+    selection::{KnownContents, Reason, Selection, cuda_of_branch, select},
+    v1alpha1::{
+        CUDADriverPreflightStatus, EnvironmentPhase, NodeEnvironment, PreflightChange, PreflightOutcome as Outcome,
+    },
+};
+
+use super::{
+    conditions::{Holds, Verdict, conditions, shortened},
+    status::Inputs,
+    step::{Change, Step},
+};
+use crate::snapshot::world::Preflight;
+
+mod download;
+
+/// Most changes that an answer lists.
+const MOST_CHANGES: usize = 256;
+/// Longest detail of a change.
+const LONGEST_DETAIL: usize = 1024;
+
+/// The answers to be written, where they differ.
+pub fn steps(inputs: &Inputs<'_>) -> Vec<Step> {
+    let answers = inputs.world.preflights.iter().filter_map(|(name, preflight)| {
+        let after = status(inputs, preflight);
+        let before = preflight.written.clone();
+        (after != before.status).then(|| Step::Preflight(name.clone(), Change { before, after }))
+    });
+    answers.collect()
+}
+
+/// The answer to a preflight.
+pub fn status(inputs: &Inputs<'_>, preflight: &Preflight) -> CUDADriverPreflightStatus {
+    let said = |holds, why, message: String| {
+        let verdict = Verdict::new(ConditionType::Complete, holds, why, message);
+        let written = &preflight.written.status.conditions;
+        conditions(vec![verdict], preflight.generation, written, inputs.now)
+    };
+    let unanswered = |why, message| CUDADriverPreflightStatus {
+        conditions: said(Holds::False, why, message),
+        observed_generation: Some(preflight.generation),
+        ..CUDADriverPreflightStatus::default()
+    };
+    let driver: DriverVersion = match preflight.spec.driver.parse() {
+        Ok(driver) => driver,
+        Err(error) => return unanswered(Why::InvalidSpec, format!("spec.driver: {error}")),
+    };
+    let Some(cuda) = cuda_of_branch(driver.major()) else {
+        let message = format!(
+            "spec.driver: the CUDA release of branch {} is not known to this version of cudaenv; upgrade it, or name a driver \
+             of a known branch",
+            driver.major()
+        );
+        return unanswered(Why::UnknownDriver, message);
+    };
+    let state = DriverState::Ready { version: driver, cuda };
+    let trial = Trial::new(inputs, preflight, &state);
+    let (changes, count) = trial.changes();
+    let packages = |outcome| {
+        let of_outcome = changes.iter().filter(|change| change.outcome == outcome);
+        let packages: BTreeSet<_> = of_outcome
+            .map(|change| (&change.namespace, &change.environment, &change.package))
+            .collect();
+        number(packages.len())
+    };
+    let (breaks, switches) = (packages(Outcome::Breaks), packages(Outcome::Switches));
+    let download_bytes = download::bytes(&trial);
+    let (holds, why, message) = completeness(&trial, count, download_bytes.is_some());
+    CUDADriverPreflightStatus {
+        conditions: said(holds, why, message),
+        observed_generation: Some(preflight.generation),
+        nodes: number(trial.members.len() + trial.silent),
+        breaks,
+        switches,
+        download_bytes: download_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+        changes: changes.into_iter().take(MOST_CHANGES).collect(),
+    }
+}
+
+fn completeness(trial: &Trial<'_>, changes: usize, sizes_known: bool) -> (Holds, Why, String) {
+    if changes > MOST_CHANGES {
+        let message = format!("the first {MOST_CHANGES} of {changes} changes are listed: narrow spec.nodeSelector");
+        return (Holds::False, Why::Truncated, message);
+    }
+    if trial.silent > 0 {
+        let message = format!(
+            "{} of the nodes have not reported their driver and GPUs and are left out: check that the node agent runs there",
+            trial.silent
+        );
+        return (Holds::False, Why::NoNodes, message);
+    }
+    if !sizes_known {
+        let message = "the caches are being asked for the closures that would have to be fetched".to_owned();
+        return (Holds::Unknown, Why::Resolving, message);
+    }
+    let message = "every node and environment is in the answer".to_owned();
+    (Holds::True, Why::Answered, message)
+}
+
+/// The nodes that would get the driver, and what selection says before and after.
+struct Trial<'a> {
+    inputs: &'a Inputs<'a>,
+    /// Indices of members that have reported, with their class.
+    members: Vec<(usize, usize)>,
+    /// Members that have not.
+    silent: usize,
+    /// Environments that make sense.
+    environments: Vec<Candidate<'a>>,
+}
+
+/// One environment, asked for each class.
+struct Candidate<'a> {
+    key: &'a EnvironmentKey,
+    entry: &'a EnvironmentEntry,
+    environment: &'a Environment,
+    /// By class; only classes of nodes that would get the driver.
+    choices: BTreeMap<usize, Choice>,
+}
+
+struct Choice {
+    before: Selection,
+    after: Selection,
+}
+
+impl<'a> Trial<'a> {
+    fn new(inputs: &'a Inputs<'a>, preflight: &Preflight, driver: &DriverState) -> Self {
+        let fleet = inputs.fleet;
+        let mut members = Vec::new();
+        let mut silent = 0;
+        for (index, member) in fleet.members.iter().enumerate() {
+            if fleet.matches(&preflight.spec.node_selector, member) {
+                match member.class {
+                    Some(class) => members.push((index, class)),
+                    None => silent += 1,
+                }
+            }
+        }
+        let classes: BTreeSet<usize> = members.iter().map(|(_, class)| *class).collect();
+        let all = inputs.world.catalogue.environments.iter();
+        let environments = all.filter_map(|(key, entry)| {
+            let environment = &**entry.environment.as_ref().ok()?;
+            let choices = classes.iter().map(|class| {
+                let facts = fleet.classes[*class].facts;
+                let renewed = NodeFacts {
+                    driver: driver.clone(),
+                    ..facts.clone()
+                };
+                let choice = |facts| select(environment, facts, &KnownContents::default());
+                let (before, after) = (choice(facts), choice(&renewed));
+                (*class, Choice { before, after })
+            });
+            Some(Candidate {
+                key,
+                entry,
+                environment,
+                choices: choices.collect(),
+            })
+        });
+        Self {
+            inputs,
+            members,
+            silent,
+            environments: environments.collect(),
+        }
+    }
+
+    /// Whether an environment is meant for a member once it has the driver.
+    fn is_meant_for(&self, candidate: &Candidate<'_>, member: usize) -> bool {
+        let fleet = self.inputs.fleet;
+        let everywhere = candidate.entry.node_selector.is_empty();
+        everywhere || fleet.is_meant_for(candidate.entry, &fleet.members[member])
+    }
+
+    /// What changes, worst first, and how many changes there are.
+    fn changes(&self) -> (Vec<PreflightChange>, usize) {
+        let mut changes: BTreeMap<Same, PreflightChange> = BTreeMap::new();
+        for candidate in &self.environments {
+            let held = self.held(candidate.key);
+            for (member, class) in &self.members {
+                let choice = candidate.choices.get(class);
+                let Some(choice) = choice.filter(|_| self.is_meant_for(candidate, *member)) else {
+                    continue;
+                };
+                for package in &candidate.environment.packages {
+                    let Some(change) = change(candidate.key, &package.name, choice) else {
+                        continue;
+                    };
+                    let entry = changes.entry(Same::of(&change)).or_insert(change);
+                    entry.nodes += 1;
+                    entry.nodes_in_use += i32::from(held.contains_key(member));
+                }
+            }
+        }
+        let mut changes: Vec<_> = changes.into_values().collect();
+        let count = changes.len();
+        changes.sort_by_key(|change| (rank(change.outcome), -change.nodes_in_use, -change.nodes));
+        (changes, count)
+    }
+
+    /// What agents say of an environment that they hold or fetch, by member.
+    fn held(&self, key: &EnvironmentKey) -> BTreeMap<usize, &'a NodeEnvironment> {
+        let reports = self.inputs.fleet.reports(key).iter().copied();
+        reports.filter(|(_, report)| is_held(report)).collect()
+    }
+}
+
+fn is_held(report: &NodeEnvironment) -> bool {
+    match report.phase {
+        EnvironmentPhase::Ready | EnvironmentPhase::Fetching => true,
+        EnvironmentPhase::Pending | EnvironmentPhase::Incompatible | EnvironmentPhase::Failed => false,
+    }
+}
+
+/// What makes two changes one entry of the answer.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Same {
+    namespace: Option<String>,
+    environment: String,
+    package: String,
+    outcome: u8,
+    from: Option<String>,
+    to: Option<String>,
+    reason: Option<Reason>,
+}
+
+impl Same {
+    fn of(change: &PreflightChange) -> Self {
+        Self {
+            namespace: change.namespace.clone(),
+            environment: change.environment.clone(),
+            package: change.package.clone(),
+            outcome: rank(change.outcome),
+            from: change.from.clone(),
+            to: change.to.clone(),
+            reason: change.reason,
+        }
+    }
+}
+
+const fn rank(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Breaks => 0,
+        Outcome::Switches => 1,
+        Outcome::Heals => 2,
+    }
+}
+
+/// What becomes of a package on one node; nothing where it stays as it is.
+fn change(key: &EnvironmentKey, package: &str, choice: &Choice) -> Option<PreflightChange> {
+    let variant = |selection: &Selection| {
+        let selected = selection.selected.get(package);
+        selected.map(|selected| selected.variant.clone())
+    };
+    let (from, to) = (variant(&choice.before), variant(&choice.after));
+    let outcome = match (&from, &to) {
+        (Some(_), None) => Outcome::Breaks,
+        (None, Some(_)) => Outcome::Heals,
+        (Some(from), Some(to)) if from != to => Outcome::Switches,
+        (Some(_), Some(_)) | (None, None) => return None,
+    };
+    let rejected = || {
+        let all = choice.after.rejected.iter();
+        all.filter(|rejected| outcome == Outcome::Breaks && rejected.package == package)
+    };
+    let details: Vec<_> = rejected()
+        .map(|rejected| format!("{}: {}", rejected.variant, rejected.detail))
+        .collect();
+    Some(PreflightChange {
+        namespace: key.namespace.clone(),
+        environment: key.name.clone(),
+        package: package.to_owned(),
+        outcome,
+        from,
+        to,
+        reason: rejected().map(|rejected| rejected.reason).next(),
+        detail: (!details.is_empty()).then(|| shortened(&details.join("; "), LONGEST_DETAIL)),
+        nodes: 0,
+        nodes_in_use: 0,
+    })
+}
+
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

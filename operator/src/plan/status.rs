@@ -1,0 +1,208 @@
+//! The status of an environment: conditions, variants, counts of nodes.
+//! Never per-node truth: counts and the first failures only, so that it does not grow with the cluster.
+
+use std::collections::BTreeSet;
+
+use crds::{
+    catalogue::{EnvironmentEntry, EnvironmentKey},
+    condition::{ConditionReason as Why, ConditionType},
+    domain::environment::Environment,
+    v1alpha1::{CUDAEnvironmentStatus, Prewarm},
+};
+use k8s_openapi::jiff::Timestamp;
+
+use self::{
+    nodes::{Tally, tally},
+    variants::{Closures, closures},
+};
+use super::{
+    conditions::{Holds, Verdict, conditions, shortened},
+    fleet::Fleet,
+};
+use crate::snapshot::{resolution::Answers, world::World};
+
+mod nodes;
+mod variants;
+
+/// What statuses are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The cluster.
+    pub world: &'a World,
+    /// Its nodes.
+    pub fleet: &'a Fleet<'a>,
+    /// What is known of closures.
+    pub answers: &'a Answers,
+    /// When; whole seconds.
+    pub now: Timestamp,
+}
+
+/// The status that an environment should have, in place of `written`. Equal to it where nothing has changed.
+pub fn status(
+    inputs: &Inputs<'_>,
+    key: &EnvironmentKey,
+    entry: &EnvironmentEntry,
+    written: &CUDAEnvironmentStatus,
+) -> CUDAEnvironmentStatus {
+    let said = |verdicts| conditions(verdicts, entry.generation, &written.conditions, inputs.now);
+    let environment = match &entry.environment {
+        Ok(environment) => environment,
+        Err(invalid) => {
+            return CUDAEnvironmentStatus {
+                conditions: said(invalid_verdicts(&invalid.to_string())),
+                observed_generation: Some(entry.generation),
+                ..CUDAEnvironmentStatus::default()
+            };
+        }
+    };
+    let closures = closures(inputs, key, environment);
+    let tally = tally(inputs, (key, entry), environment, written);
+    CUDAEnvironmentStatus {
+        conditions: said(verdicts(entry, environment, &closures, &tally)),
+        observed_generation: Some(entry.generation),
+        packages: variants::packages(environment, &closures, &tally),
+        size: closures.bytes().map(size),
+        nodes: Some(tally.counts()),
+        failures: tally.failures,
+    }
+}
+
+fn invalid_verdicts(message: &str) -> Vec<Verdict> {
+    let not = |about| Verdict::new(about, Holds::False, Why::InvalidSpec, message);
+    vec![
+        not(ConditionType::Ready),
+        not(ConditionType::Resolved),
+        not(ConditionType::Compatible),
+        not(ConditionType::Prewarmed),
+        Verdict::new(ConditionType::Degraded, Holds::False, Why::InvalidSpec, message),
+    ]
+}
+
+fn verdicts(
+    entry: &EnvironmentEntry,
+    environment: &Environment,
+    closures: &Closures<'_>,
+    tally: &Tally,
+) -> Vec<Verdict> {
+    let resolved = resolved(closures);
+    let compatible = compatible(tally);
+    vec![
+        ready(environment, closures, &resolved, &compatible),
+        resolved,
+        compatible,
+        prewarmed(entry, tally),
+        degraded(closures, tally),
+    ]
+}
+
+fn resolved(closures: &Closures<'_>) -> Verdict {
+    let about = ConditionType::Resolved;
+    if let Some(failed) = closures.first_failure() {
+        return Verdict::new(about, Holds::False, failed.reason, failed.message.clone());
+    }
+    if closures.any_waiting() {
+        return Verdict::new(about, Holds::Unknown, Why::Resolving, "the caches are being asked");
+    }
+    let keys: BTreeSet<&str> = closures.signed_by().collect();
+    let keys = keys.into_iter().collect::<Vec<_>>().join(", ");
+    let message = format!("every closure is known, and every path in it is signed; keys: {keys}");
+    Verdict::new(about, Holds::True, Why::AllSigned, message)
+}
+
+fn compatible(tally: &Tally) -> Verdict {
+    let about = ConditionType::Compatible;
+    if tally.fits {
+        return Verdict::new(
+            about,
+            Holds::True,
+            Why::FitsNodes,
+            "at least one class of nodes has a variant of every package",
+        );
+    }
+    match &tally.misfit {
+        Some(misfit) => Verdict::new(about, Holds::False, Why::NoVariantFits, misfit.clone()),
+        None => Verdict::new(
+            about,
+            Holds::Unknown,
+            Why::NoNodes,
+            "no node that it is meant for has reported its driver yet: check spec.nodeSelector, and that the node agent runs",
+        ),
+    }
+}
+
+fn prewarmed(entry: &EnvironmentEntry, tally: &Tally) -> Verdict {
+    let about = ConditionType::Prewarmed;
+    let counts = tally.counts();
+    match entry.prewarm {
+        Prewarm::OnDemand => Verdict::new(
+            about,
+            Holds::False,
+            Why::OnDemand,
+            "spec.prewarm is OnDemand: closures are fetched when a pod asks for them",
+        ),
+        Prewarm::Always if counts.selected == 0 => {
+            Verdict::new(about, Holds::Unknown, Why::NoNodes, "there is no node to fetch it to")
+        }
+        Prewarm::Always if counts.ready + counts.incompatible >= counts.selected => Verdict::new(
+            about,
+            Holds::True,
+            Why::OnEveryNode,
+            "it is complete on every node that it fits",
+        ),
+        Prewarm::Always if counts.failed > 0 => Verdict::new(
+            about,
+            Holds::False,
+            Why::NodesFailing,
+            "it failed on some nodes: see status.failures",
+        ),
+        Prewarm::Always => Verdict::new(
+            about,
+            Holds::False,
+            Why::Fetching,
+            "not every node is complete yet: see status.nodes",
+        ),
+    }
+}
+
+fn degraded(closures: &Closures<'_>, tally: &Tally) -> Verdict {
+    let about = ConditionType::Degraded;
+    if let Some(failed) = closures.first_failure() {
+        return Verdict::new(about, Holds::True, Why::VariantsUnresolved, failed.message.clone());
+    }
+    if let Some(failure) = tally.failures.iter().find(|_| tally.counts().failed > 0) {
+        let message = format!("node {}: {}: {}", failure.node, failure.reason, failure.message);
+        return Verdict::new(about, Holds::True, Why::NodesFailing, message);
+    }
+    Verdict::new(about, Holds::False, Why::AsExpected, "nothing is wrong")
+}
+
+/// Pods can use it: every package has a variant whose closure is known, and nothing says that it fits no node.
+fn ready(environment: &Environment, closures: &Closures<'_>, resolved: &Verdict, compatible: &Verdict) -> Verdict {
+    let about = ConditionType::Ready;
+    if let Some(package) = closures.package_without_variant(environment) {
+        let message = format!("package {package} has no variant that can be had: {}", resolved.message);
+        return Verdict::new(about, Holds::False, resolved.reason, shortened(&message, 1024));
+    }
+    if compatible.holds == Holds::False {
+        return Verdict::new(about, Holds::False, compatible.reason, compatible.message.clone());
+    }
+    Verdict::new(about, Holds::True, Why::AsExpected, "pods can use it")
+}
+
+/// Bytes for people, in the units that `kubectl` users read.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut tenths = u128::from(bytes) * 10;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if unit == 0 {
+        return format!("{bytes} B");
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests;

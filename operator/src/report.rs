@@ -1,0 +1,4 @@
+//! Telling people: events.
+//! Never decides anything.
+
+pub mod event;

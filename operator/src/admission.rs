@@ -1,10 +1,11 @@
 //! The webhook: takes a question, looks at the world as it is known, and answers.
 //! Never decides anything itself: `plan::admission` does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
 use crate::{
@@ -26,15 +27,16 @@ pub mod tls;
 /// are on their way. Well below the webhook's own timeout of 5 seconds.
 const EARLY: Duration = Duration::from_millis(1500);
 
+/// Most answers that wait so: the others are given at once, so that pods with a wrong name do not keep right ones waiting.
+const MOST_EARLY: usize = serve::MOST_QUESTIONS / 2;
+
 /// Answers questions. Clones share what they know.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    /// What is known of the cluster.
-    pub worlds: Worlds,
-    /// The operator's own namespace.
-    pub namespace: String,
-    /// Where answers are counted.
-    pub metrics: Metrics,
+    worlds: Worlds,
+    namespace: String,
+    metrics: Metrics,
+    early: Arc<Semaphore>,
 }
 
 /// Which webhook is asked.
@@ -63,6 +65,16 @@ impl Webhook {
 }
 
 impl Admission {
+    /// Answers by what `worlds` says is known, for an operator in `namespace`, and counts what it answers.
+    pub fn new(worlds: Worlds, namespace: String, metrics: Metrics) -> Self {
+        Self {
+            worlds,
+            namespace,
+            metrics,
+            early: Arc::new(Semaphore::new(MOST_EARLY)),
+        }
+    }
+
     /// Answers what is posted to a path: the status, and the body.
     pub async fn answer(&self, path: &str, body: &Bytes) -> (StatusCode, Vec<u8>) {
         let Some(webhook) = Webhook::of(path) else {
@@ -92,12 +104,16 @@ impl Admission {
         loop {
             let world = worlds.borrow_and_update().clone();
             let reply = self.now(webhook, &request, world.as_deref())?;
-            let newer = reply.early && {
-                tokio::select! {
+            let permit = if reply.early {
+                self.early.try_acquire().ok()
+            } else {
+                None
+            };
+            let newer = permit.is_some()
+                && tokio::select! {
                     changed = worlds.changed() => changed.is_ok(),
                     () = &mut deadline => false,
-                }
-            };
+                };
             if !newer {
                 if reply.outcome() == Outcome::Refused {
                     info!(webhook = webhook.as_str(), answer = %reply.to_review(), "refused");

@@ -85,12 +85,13 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         (client.clone(), worlds.clone(), metrics.clone()),
         ending,
     );
-    let admission = Admission {
-        worlds,
-        namespace: me.namespace,
-        metrics,
+    let webhook = Webhook {
+        args: webhook,
+        namespace: me.namespace.clone(),
+        client,
+        admission: Admission::new(worlds, me.namespace, metrics),
     };
-    serve_webhook(&mut parts, webhook, (admission, client), &readiness).await?;
+    serve_webhook(&mut parts, webhook, &readiness).await?;
 
     let ended = parts.until_told_to_end().await;
     // Nothing writes any more: the lease can go to another replica at once.
@@ -139,13 +140,22 @@ fn reconcile(
     JoinSet::from_iter([candidate.stand(ending)])
 }
 
-/// The webhook, and what keeps its certificates.
-async fn serve_webhook(
-    parts: &mut Parts,
+/// What the webhook is made of.
+struct Webhook {
     args: WebhookArgs,
-    (admission, client): (Admission, Client),
-    readiness: &Readiness,
-) -> anyhow::Result<()> {
+    namespace: String,
+    client: Client,
+    admission: Admission,
+}
+
+/// The webhook, and what keeps its certificates.
+async fn serve_webhook(parts: &mut Parts, webhook: Webhook, readiness: &Readiness) -> anyhow::Result<()> {
+    let Webhook {
+        args,
+        namespace,
+        client,
+        admission,
+    } = webhook;
     let WebhookArgs {
         address,
         service,
@@ -155,7 +165,6 @@ async fn serve_webhook(
         authority_lifetime,
         certificate_lifetime,
     } = args;
-    let namespace = &admission.namespace;
     let service = [
         format!("{service}.{namespace}.svc"),
         format!("{service}.{namespace}.svc.cluster.local"),
@@ -164,7 +173,7 @@ async fn serve_webhook(
     let keep = Keep {
         client,
         names: Names {
-            namespace: namespace.clone(),
+            namespace,
             secret,
             configuration,
         },

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Incoming,
+    body::{Body as _, Incoming},
     header,
     server::conn::{http1, http2},
     service::service_fn,
@@ -27,10 +27,11 @@ use super::Admission;
 
 /// Most bytes of a question: etcd takes objects of 1.5 MiB, and a review can hold two.
 const MOST_BODY: usize = 4 << 20;
+const TOO_LARGE: &str = "the body is larger than 4 MiB\n";
 /// Most connections at once: a few for each API server.
 const MOST_CONNECTIONS: usize = 256;
 /// Most questions that are read and answered at once; with [`MOST_BODY`] it bounds memory.
-const MOST_QUESTIONS: usize = 32;
+pub(super) const MOST_QUESTIONS: usize = 32;
 /// Most questions at once on one connection of HTTP/2.
 const MOST_STREAMS: u32 = 100;
 /// For the handshake, and for the head of a request.
@@ -120,10 +121,14 @@ async fn take(request: Request<Incoming>, admission: &Admission) -> Response<Ful
         return text(StatusCode::METHOD_NOT_ALLOWED, "only POST is served\n");
     }
     let path = request.uri().path().to_owned();
+    let announced = request.body().size_hint().lower();
+    if announced > MOST_BODY as u64 {
+        return text(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE);
+    }
     let body = match Limited::new(request.into_body(), MOST_BODY).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 4 MiB\n");
+            return text(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE);
         }
         Err(error) => {
             debug!(error = %error, "a body broke off");

@@ -44,6 +44,11 @@ impl Cluster {
 }
 
 impl Account<'_> {
+    /// Where the token is, for a program that speaks to the API server itself.
+    pub fn kubeconfig(&self) -> &std::path::Path {
+        &self.kubeconfig
+    }
+
     /// kubectl with that token.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<Ended> {
         self.cluster.kubectl_as(&self.kubeconfig, arguments)

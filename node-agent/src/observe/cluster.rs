@@ -191,6 +191,7 @@ impl Followed {
 
     /// What is to be shown; what did not change is shared with what was shown `before`.
     fn seen(&self, before: &Seen) -> Seen {
+        let node = self.nodes.values().into_iter().next();
         let objects = Objects {
             environments: self.environments.values(),
             cluster_environments: self.cluster_environments.values(),
@@ -200,12 +201,17 @@ impl Followed {
                 .names()
                 .map(|(name, labels)| (name, labels.clone()))
                 .collect(),
+            node_labels: match &node {
+                Some(node) => Some(node.1.clone()),
+                // Not seen yet: what is known from before counts.
+                None if !self.nodes.synced() => before.objects.node_labels.clone(),
+                None => None,
+            },
         };
         let synced = self.environments.synced()
             && self.cluster_environments.synced()
             && self.caches.synced()
             && self.namespaces.synced();
-        let node = self.nodes.values().into_iter().next();
         Seen {
             objects: if *before.objects == objects {
                 Arc::clone(&before.objects)
@@ -215,7 +221,6 @@ impl Followed {
             synced,
             node: ThisNode {
                 uid: node.as_ref().and_then(|node| node.0.clone()),
-                labels: node.as_ref().map(|node| node.1.clone()),
                 object: self
                     .cuda_nodes
                     .synced()

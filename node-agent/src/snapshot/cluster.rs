@@ -21,6 +21,8 @@ pub struct Objects {
     pub caches: Vec<Arc<CUDABinaryCache>>,
     /// Labels of every namespace.
     pub namespaces: BTreeMap<String, Labels>,
+    /// Labels of this node's Node, where it was seen: environments are meant for some of them.
+    pub node_labels: Option<Labels>,
 }
 
 /// The same as one document, for a file that outlives the agent.
@@ -31,6 +33,8 @@ pub struct ObjectsDocument {
     cluster_environments: Vec<ClusterCUDAEnvironment>,
     caches: Vec<CUDABinaryCache>,
     namespaces: BTreeMap<String, Labels>,
+    #[serde(default)]
+    node_labels: Option<Labels>,
 }
 
 /// What the cluster says of this node.
@@ -38,8 +42,6 @@ pub struct ObjectsDocument {
 pub struct ThisNode {
     /// `metadata.uid` of the Node, where it was seen: the owner of the node's CUDANode.
     pub uid: Option<String>,
-    /// The Node's labels, where it was seen.
-    pub labels: Option<Labels>,
     /// The node's CUDANode. `None`: not looked yet; `Some(None)`: there is none.
     pub object: Option<Option<Arc<CUDANode>>>,
     /// Whether kubelet registered our driver, where the CSINode was seen.
@@ -80,6 +82,7 @@ impl Objects {
                 .collect(),
             caches: self.caches.iter().map(|one| one.as_ref().clone()).collect(),
             namespaces: self.namespaces.clone(),
+            node_labels: self.node_labels.clone(),
         }
     }
 }
@@ -91,12 +94,14 @@ impl From<ObjectsDocument> for Objects {
             cluster_environments,
             caches,
             namespaces,
+            node_labels,
         } = document;
         Self {
             environments: environments.into_iter().map(Arc::new).collect(),
             cluster_environments: cluster_environments.into_iter().map(Arc::new).collect(),
             caches: caches.into_iter().map(Arc::new).collect(),
             namespaces,
+            node_labels,
         }
     }
 }

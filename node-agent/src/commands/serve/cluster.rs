@@ -25,6 +25,9 @@ use crate::{
 /// Longer than the API server leaves any request of ours unanswered: a hung list is given up then, as a silent watch is.
 const UNANSWERED: std::time::Duration = std::time::Duration::from_secs(250);
 
+/// For a connection: one that is not there by then is tried anew.
+const CONNECTED: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Why no API server can be asked.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::commands) enum ClientError {
@@ -58,6 +61,7 @@ pub(super) async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientEr
             source: Box::new(source),
         })?,
     };
+    config.connect_timeout = Some(CONNECTED);
     config.read_timeout = Some(UNANSWERED);
     config.reset_reader_on_write = true;
     Client::try_from(config).map_err(|source| ClientError::Client {

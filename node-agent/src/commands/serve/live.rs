@@ -1,7 +1,7 @@
 //! The parts of the daemon beside its volumes: what follows the cluster and the driver, and what tells of them.
 //! Never holds up a volume: each part is a task of its own, and its faults are its own.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use kube::Client;
 use tokio::{
@@ -70,7 +70,11 @@ pub(super) async fn start(parts: Parts<'_>) -> Result<JoinSet<()>, ServeError> {
     let self_test = watch::Sender::new(SelfTest::default());
     let numbers = watch::Sender::new(store.numbers().map_err(|error| error.to_string()));
     let standings = watch::Sender::new(Standings::default());
-    let seen = watch::Sender::new(Seen::default());
+    let before = cluster.as_ref().and_then(|(_, kept)| kept.clone()).unwrap_or_default();
+    let seen = watch::Sender::new(Seen {
+        objects: Arc::new(before),
+        ..Seen::default()
+    });
     let waiting_for = watch::Sender::new(vec!["the first look"]);
     let sources = Sources {
         known: seams.known.subscribe(),

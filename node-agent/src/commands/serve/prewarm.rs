@@ -73,12 +73,12 @@ impl Prewarmer {
     fn wanted(&mut self) -> Vec<Ahead> {
         let known = self.known.borrow_and_update().clone();
         let node = self.node.borrow_and_update().clone();
-        let this = self.seen.borrow_and_update().node.clone();
+        let seen = self.seen.borrow_and_update().clone();
         let wanted = plan(Situation {
             catalogue: &known.catalogue,
-            labels: this.labels.as_ref(),
+            labels: seen.objects.node_labels.as_ref(),
             facts: &node.facts,
-            drain: this.object.flatten().is_some_and(|object| object.spec.drain),
+            drain: seen.node.object.flatten().is_some_and(|object| object.spec.drain),
         });
         let made = self.provision.made();
         let there = |ahead: &Ahead| {

@@ -115,7 +115,7 @@ fn pods_that_ask_are_injected_and_everything_else_is_left_alone() {
     certificates_rotate_while_pods_are_created(&cluster, &log);
     a_second_replica_takes_up_what_is_there(&cluster, &first);
     a_deleted_secret_is_made_anew(&cluster, &log);
-    drop(first);
+    the_end_disturbs_nobody(&cluster, first);
     without_operator(&cluster);
 }
 
@@ -441,4 +441,15 @@ fn a_deleted_secret_is_made_anew(cluster: &Cluster, log: &Path) {
     until("pods are injected again", log, || {
         (dry_run(cluster, &asking("again", "old")).code == 0).then_some(())
     });
+}
+
+/// Between the signal and the end, what still comes is answered.
+fn the_end_disturbs_nobody(cluster: &Cluster, mut operator: Operator) {
+    let pid = operator.process.id().to_string();
+    programs::finished(Command::new("kill").arg(pid)).unwrap();
+    for _ in 0..3 {
+        let answer = dry_run(cluster, &asking("late", "old"));
+        assert_eq!(answer.code, 0, "{answer:?}");
+    }
+    assert!(operator.process.wait().unwrap().success());
 }

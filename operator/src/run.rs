@@ -90,6 +90,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         namespace: me.namespace.clone(),
         client,
         admission: Admission::new(worlds, me.namespace, metrics),
+        ending: end.subscribe(),
     };
     serve_webhook(&mut parts, webhook, &readiness).await?;
 
@@ -97,7 +98,9 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     // Nothing writes any more: the lease can go to another replica at once.
     end.send_replace(true);
     election.join_all().await;
-    ended
+    let _lingering = ended?;
+    tokio::time::sleep(LINGER).await;
+    Ok(())
 }
 
 /// Who this replica is.
@@ -146,6 +149,7 @@ struct Webhook {
     namespace: String,
     client: Client,
     admission: Admission,
+    ending: watch::Receiver<bool>,
 }
 
 /// The webhook, and what keeps its certificates.
@@ -155,6 +159,7 @@ async fn serve_webhook(parts: &mut Parts, webhook: Webhook, readiness: &Readines
         namespace,
         client,
         admission,
+        ending,
     } = webhook;
     let WebhookArgs {
         address,
@@ -191,7 +196,7 @@ async fn serve_webhook(parts: &mut Parts, webhook: Webhook, readiness: &Readines
         .await
         .with_context(|| format!("--webhook-address {address} cannot be listened at"))?;
     let tls = tls::config(certificates).context("TLS cannot be configured")?;
-    parts.start("admission", admission::serve::serve(listener, tls, admission));
+    parts.start_lingering("admission", admission::serve::serve(listener, tls, admission, ending));
     Ok(())
 }
 
@@ -212,10 +217,16 @@ async fn client() -> anyhow::Result<Client> {
     Client::try_from(config).context("the client of the API server cannot be made")
 }
 
+/// How long the webhook goes on after the process was told to end: Kubernetes tells the API server of it at the same time, and
+/// what comes until it knows is answered.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// The tasks of the process. None of them ends by itself: one that does ends them all.
 #[derive(Default)]
 struct Parts {
     tasks: JoinSet<&'static str>,
+    /// Those that go on for a while when the others have ended.
+    lingering: JoinSet<&'static str>,
 }
 
 impl Parts {
@@ -226,18 +237,31 @@ impl Parts {
         });
     }
 
-    async fn until_told_to_end(mut self) -> anyhow::Result<()> {
+    fn start_lingering(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        self.lingering.spawn(async move {
+            part.await;
+            name
+        });
+    }
+
+    /// Gives what goes on for a while.
+    async fn until_told_to_end(mut self) -> anyhow::Result<JoinSet<&'static str>> {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
         tokio::select! {
             _ = terminate.recv() => info!("told to end"),
             _ = interrupt.recv() => info!("told to end"),
-            ended = self.tasks.join_next() => {
-                let name = ended.transpose().context("a part panicked")?.unwrap_or("every part");
-                anyhow::bail!("{name} ended by itself");
-            }
+            ended = ended(&mut self.tasks) => return ended,
+            ended = ended(&mut self.lingering) => return ended,
         }
         self.tasks.shutdown().await;
-        Ok(())
+        Ok(self.lingering)
     }
+}
+
+/// Waits for a task that ends by itself, which none may.
+async fn ended<T>(tasks: &mut JoinSet<&'static str>) -> anyhow::Result<T> {
+    let ended = tasks.join_next().await;
+    let name = ended.transpose().context("a part panicked")?.unwrap_or("every part");
+    anyhow::bail!("{name} ended by itself")
 }

@@ -44,6 +44,7 @@ struct Webhook {
     worlds: watch::Sender<Option<Arc<World>>>,
     serving: watch::Sender<Option<Arc<CertifiedKey>>>,
     metrics: Metrics,
+    ending: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -61,12 +62,14 @@ async fn webhook(first: Option<Arc<CertifiedKey>>) -> Webhook {
     let metrics = Metrics::new().unwrap();
     let admission = Admission::new(known, "cudaenv".to_owned(), metrics.clone());
     let address = listener.local_addr().unwrap();
-    let task = tokio::spawn(serve::serve(listener, tls::config(latest).unwrap(), admission));
+    let (ending, told) = watch::channel(false);
+    let task = tokio::spawn(serve::serve(listener, tls::config(latest).unwrap(), admission, told));
     Webhook {
         address,
         worlds,
         serving,
         metrics,
+        ending,
         task,
     }
 }
@@ -247,6 +250,28 @@ async fn http_2_is_spoken() {
         .unwrap();
     assert_eq!(
         sender.send_request(request).await.unwrap().status(),
+        StatusCode::BAD_REQUEST
+    );
+}
+
+#[tokio::test]
+async fn at_the_end_open_connections_are_closed_after_their_answer_and_new_ones_are_served() {
+    let (key, root) = certificate();
+    let webhook = webhook(Some(key)).await;
+    let (mut idle, mut busy) = (speak(&webhook, &root).await, speak(&webhook, &root).await);
+    assert_eq!(post(&mut idle, "/mutate-pods", "{").await.0, StatusCode::BAD_REQUEST);
+    let end = async {
+        // The question waits for its environment meanwhile.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        webhook.ending.send_replace(true);
+    };
+    let (answered, ()) = tokio::join!(post(&mut busy, "/mutate-pods", review("Pod", "CREATE", asking())), end);
+    assert_eq!(answered.0, StatusCode::OK);
+    for connection in [&mut idle, &mut busy] {
+        connection.ready().await.unwrap_err();
+    }
+    assert_eq!(
+        post(&mut speak(&webhook, &root).await, "/mutate-pods", "{").await.0,
         StatusCode::BAD_REQUEST
     );
 }

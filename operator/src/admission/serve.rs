@@ -1,7 +1,7 @@
 //! Serves admission over TLS, HTTP/2 and HTTP/1.1.
 //! Never waits for a client without a limit, never takes a body larger than a review can be.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -46,14 +46,17 @@ const PING: Duration = Duration::from_secs(20);
 struct Shared {
     admission: Admission,
     questions: Arc<Semaphore>,
+    ending: watch::Receiver<bool>,
 }
 
-/// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, admission: Admission) {
+/// Serves until it is dropped. When `ending` becomes true, open connections are closed as soon as their questions are
+/// answered, so that clients go elsewhere; new ones are still answered.
+pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, admission: Admission, ending: watch::Receiver<bool>) {
     let acceptor = TlsAcceptor::from(tls);
     let shared = Shared {
         admission,
         questions: Arc::new(Semaphore::new(MOST_QUESTIONS)),
+        ending,
     };
     let mut connections = JoinSet::new();
     loop {
@@ -87,6 +90,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Shared) {
 async fn speak(stream: TlsStream<TcpStream>, shared: Shared) -> Result<(), hyper::Error> {
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let stream = TokioIo::new(stream);
+    let mut ending = shared.ending.clone();
     let service = service_fn(move |request| {
         let shared = shared.clone();
         async move { Ok::<_, Infallible>(answer(request, &shared).await) }
@@ -97,11 +101,29 @@ async fn speak(stream: TlsStream<TcpStream>, shared: Shared) -> Result<(), hyper
             .max_concurrent_streams(MOST_STREAMS)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
-        http.serve_connection(stream, service).await
+        let mut connection = pin!(http.serve_connection(stream, service));
+        tokio::select! {
+            done = connection.as_mut() => return done,
+            () = told(&mut ending) => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
     } else {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        http.serve_connection(stream, service).await
+        let mut connection = pin!(http.serve_connection(stream, service));
+        tokio::select! {
+            done = connection.as_mut() => return done,
+            () = told(&mut ending) => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+}
+
+/// Waits until the end is told. One that came before the connection did is not waited for: its question is answered first.
+async fn told(ending: &mut watch::Receiver<bool>) {
+    let known = *ending.borrow_and_update();
+    if known || ending.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -12,8 +12,8 @@ use crds::{
         store_path::System,
     },
 };
-use k8s_openapi::api::core::v1::Pod;
-use operator::plan::admission::{NodeClass, Surroundings, fit, inject};
+use k8s_openapi::{ByteString, api::core::v1::Pod};
+use operator::plan::admission::{NodeClass, Surroundings, fit, inject, review};
 use serde_json::{Value, json};
 
 const STORE_PATH: &str = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-cuda";
@@ -601,4 +601,34 @@ fn classes_in_an_affinity_are_bounded_and_those_with_most_nodes_come_first() {
     assert!(unfit.contains(&many[199].name) && !unfit.contains(&many[0].name));
     // Without any report: nodes without driver, of both systems.
     assert_eq!(fit::unfit(&granted, &[]).len(), 2);
+}
+
+#[test]
+fn the_patch_adds_only_and_leaves_fields_that_this_build_does_not_know() {
+    let mut spec = json!({"containers": [{"name": "main", "env": [], "newer": 1}], "volumes": [], "newer": {"a": [1]}});
+    spec["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "zone", "operator": "Exists", "newer": true}]}]}}});
+    let before = pod(spec);
+    let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u1",
+        "kind": {"group": "", "version": "v1", "kind": "Pod"}, "namespace": "team-a", "operation": "CREATE", "object": before}});
+    let (catalogue, classes) = (catalogue(), classes());
+    let around = Surroundings {
+        catalogue: &catalogue,
+        classes: &classes,
+    };
+    let request = review::read(body.to_string().as_bytes()).unwrap();
+    let reply = review::pod(&request, "cudaenv", Some(around)).unwrap().to_review();
+    assert_eq!(
+        (&reply["response"]["uid"], &reply["response"]["allowed"]),
+        (&json!("u1"), &json!(true))
+    );
+    let patch: ByteString = serde_json::from_value(reply["response"]["patch"].clone()).unwrap();
+    let patch: json_patch::Patch = serde_json::from_slice(&patch.0).unwrap();
+    let adds = |operation: &json_patch::PatchOperation| matches!(operation, json_patch::PatchOperation::Add(_));
+    assert!(patch.0.iter().all(adds), "{patch:?}");
+    let mut after = before.clone();
+    json_patch::patch(&mut after, &patch).unwrap();
+    assert_kept(&before, &after, "");
+    assert_eq!(after["spec"]["containers"][0]["volumeMounts"], mounts());
+    assert_eq!(after["spec"]["volumes"].as_array().unwrap().len(), 1);
 }

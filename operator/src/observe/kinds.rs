@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 use crds::{
     catalogue::{CacheEntry, EnvironmentEntry, EnvironmentKey},
     domain::node::NodeFacts,
+    pod::DRIVER,
     v1alpha1::{CUDABinaryCache, CUDADriverPreflight, CUDAEnvironment, CUDANode, ClusterCUDAEnvironment},
 };
 use k8s_openapi::{
@@ -25,9 +26,6 @@ use crate::snapshot::{
 
 /// The keys of a secret that a cache may name.
 const CREDENTIAL_KEYS: [&str; 2] = ["netrc", "token"];
-
-/// The name of our CSI driver.
-pub const CSI_DRIVER: &str = "csi.cudaenv.dev";
 
 /// A kind that is watched.
 pub trait Kept: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {
@@ -198,7 +196,7 @@ impl Kept for CSINode {
 
     fn keep(self, world: &mut World) -> bool {
         let key = self.key();
-        if self.spec.drivers.iter().any(|driver| driver.name == CSI_DRIVER) {
+        if self.spec.drivers.iter().any(|driver| driver.name == DRIVER) {
             world.registered.insert(key)
         } else {
             world.registered.remove(&key)

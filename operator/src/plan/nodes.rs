@@ -5,14 +5,12 @@
 //! (back) on nodes that matter here: those whose agent reports an NVIDIA driver or a GPU. An agent on a node without either
 //! takes nothing from anybody when it is not ready. It is taken off any node whose agent is ready.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
     catalogue::Labels,
     domain::node::{DriverState, NodeFacts},
+    pod::CLASS_LABEL,
     v1alpha1::CUDANodeStatus,
 };
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation, jsonptr};
@@ -22,8 +20,6 @@ use serde_json::{Value, json};
 use super::step::Step;
 use crate::snapshot::world::{KubeNode, Machine, World};
 
-/// The class of a node.
-pub const CLASS: &str = "cudaenv.dev/class";
 /// The branch of its driver.
 pub const DRIVER_MAJOR: &str = "cudaenv.dev/driver-major";
 /// The CUDA release of its driver.
@@ -159,7 +155,10 @@ fn wanted(machine: Option<&Machine>) -> [(&'static str, Option<String>); 3] {
     let facts = machine.and_then(|machine| machine.facts.as_ref()?.as_ref().ok());
     let driver = facts.and_then(|facts| ready(facts));
     [
-        (CLASS, facts.and(machine).and_then(|machine| machine.class.clone())),
+        (
+            CLASS_LABEL,
+            facts.and(machine).and_then(|machine| machine.class.clone()),
+        ),
         (DRIVER_MAJOR, driver.as_ref().map(|(major, _)| major.clone())),
         (CUDA, driver.map(|(_, cuda)| cuda)),
     ]
@@ -224,15 +223,6 @@ fn add(path: &str, value: Value) -> PatchOperation {
 /// Every path here is a constant, an index or an escaped key: it always parses.
 fn pointer(path: &str) -> jsonptr::PointerBuf {
     jsonptr::PointerBuf::parse(path).unwrap_or_default()
-}
-
-/// The classes of all nodes, for metrics and for admission.
-pub fn classes(world: &World) -> BTreeSet<&str> {
-    world
-        .machines
-        .values()
-        .filter_map(|machine| machine.class.as_deref())
-        .collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::{
 use crds::domain::{cuda::CudaVersion, node::DriverState, store_path::System};
 use elf::{ElfSpec, cuda_note};
 use node_agent::{
-    observe::driver::{KernelSource, Options, detect},
+    observe::driver::{KernelSource, Options, detect, fingerprint::fingerprint},
     snapshot::driver::{CudaSource, Detection, DriverCuda, Environment, Found},
 };
 
@@ -506,4 +506,47 @@ fn nothing_is_held_open_below_the_root() {
             "{file}"
         );
     }
+}
+
+#[test]
+fn a_glance_notices_every_change_that_a_look_would_find_and_no_other() {
+    let machine = Machine::new();
+    let glance = |seen: &Detection| fingerprint(machine.0.path(), seen).unwrap();
+    let changed = |what: &str, change: &dyn Fn()| {
+        let seen = machine.detect();
+        let before = glance(&seen);
+        assert_eq!(glance(&seen), before, "{what}: nothing happened yet");
+        change();
+        assert_ne!(glance(&seen), before, "{what}");
+    };
+    changed("a module is loaded", &|| {
+        machine.module("535.274.02");
+    });
+    changed("a driver comes", &|| {
+        machine.driver(MULTIARCH, "535.274.02");
+    });
+    changed("another module is loaded", &|| {
+        machine.module("550.54.14");
+    });
+    let file = format!("{MULTIARCH}/libcuda.so.535.274.02");
+    changed("its file is written again", &|| {
+        machine.write(&file, library("libcuda.so.1", Some(NOTE_580)));
+    });
+    changed("another driver lies there", &|| {
+        fs::remove_file(machine.path(&format!("{MULTIARCH}/libcuda.so.1"))).unwrap();
+        fs::remove_file(machine.path(&format!("{MULTIARCH}/libnvidia-ptxjitcompiler.so.1"))).unwrap();
+        machine.driver(MULTIARCH, "550.54.14");
+    });
+    changed("the operator validates its own", &|| {
+        machine
+            .driver(&format!("run/nvidia/driver/{MULTIARCH}"), "550.54.14")
+            .validated("/run/nvidia/driver");
+    });
+    changed("the operator takes it back", &|| {
+        fs::remove_file(machine.path("run/nvidia/validations/driver-ready")).unwrap();
+    });
+    let seen = machine.detect();
+    let before = glance(&seen);
+    machine.write("sys/module/nvidia/refcnt", "1");
+    assert_eq!(glance(&seen), before, "a file that has nothing to do with it");
 }

@@ -8,8 +8,13 @@ mod prewarm;
 mod status;
 mod tell;
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use crds::catalogue::Catalogue;
+use kube::Client;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -28,6 +33,7 @@ use crate::{
     },
     report::failure::Failure,
     snapshot::{cluster::Objects, happening::Happening, known::Known, node::Node},
+    store::NodeStore,
 };
 
 /// What the parts of the daemon share, and by which they are kept apart: each side knows the channel only.
@@ -73,17 +79,7 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let stop = stop_signals()?;
     let detected = facts::observe(&host_root, &node, facts::kernel_source(&node.kernel_module))?;
     let store = supply::open_store(&state.state)?;
-    let (known, cluster) = if files.is_empty() {
-        let client = cluster::client(kubeconfig.as_deref())
-            .await
-            .map_err(|source| ServeError::Client { source })?;
-        let kept = cluster::kept(&store);
-        let catalogue = kept.as_ref().map(Objects::catalogue).unwrap_or_default();
-        (catalogue, Some((client, kept)))
-    } else {
-        let catalogue = objects::read(&files).map_err(|source| ServeError::Objects { source })?;
-        (catalogue, None)
-    };
+    let (known, cluster) = objects_to_serve(&files, kubeconfig.as_deref(), &store).await?;
     let means = Means {
         store: store.clone(),
         credentials,
@@ -117,6 +113,24 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
     told_to_stop(stop).await;
     drop((live, seams));
     Ok(())
+}
+
+/// From files where some are given; else from an API server, to begin with what it gave last.
+async fn objects_to_serve(
+    files: &[PathBuf],
+    kubeconfig: Option<&Path>,
+    store: &NodeStore,
+) -> Result<(Catalogue, Option<(Client, Option<Objects>)>), ServeError> {
+    if !files.is_empty() {
+        let catalogue = objects::read(files).map_err(|source| ServeError::Objects { source })?;
+        return Ok((catalogue, None));
+    }
+    let client = cluster::client(kubeconfig)
+        .await
+        .map_err(|source| ServeError::Client { source })?;
+    let kept = cluster::kept(store);
+    let catalogue = kept.as_ref().map(Objects::catalogue).unwrap_or_default();
+    Ok((catalogue, Some((client, kept))))
 }
 
 fn stop_signals() -> Result<[Signal; 2], ServeError> {

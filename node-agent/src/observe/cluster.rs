@@ -246,3 +246,86 @@ fn readable<K>(kind: &'static str, found: DeserializeGuard<K>) -> Option<K> {
         })
         .ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn environment(name: &str, packages: &Value) -> DeserializeGuard<CUDAEnvironment> {
+        let object = json!({
+            "apiVersion": "cudaenv.dev/v1alpha1", "kind": "CUDAEnvironment",
+            "metadata": {"namespace": "a", "name": name, "resourceVersion": "7", "generation": 2,
+                "managedFields": [{"manager": "kubectl"}]},
+            "spec": {"packages": packages},
+            "status": {"summary": "whatever"},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_passed_over_and_the_others_count() {
+        let good = json!([{"name": "cuda", "variants": []}]);
+        let mut followed = Followed::default();
+        let listed = [
+            Event::Init,
+            Event::InitApply(environment("bad", &json!("not a list"))),
+            Event::InitApply(environment("good", &good)),
+            Event::InitDone,
+        ];
+        for event in listed {
+            followed.see("cudaenvironments", Ok(Change::Environment(event)));
+        }
+        let seen = followed.seen(&Seen::default());
+        let names: Vec<_> = seen.objects.environments.iter().map(|one| &one.metadata).collect();
+        assert_eq!(names.len(), 1);
+        assert_eq!((names[0].name.as_deref(), names[0].generation), (Some("good"), Some(2)));
+        assert_eq!((&names[0].resource_version, &names[0].managed_fields), (&None, &None));
+        assert!(!seen.synced, "caches and namespaces were not listed yet");
+        // A change of what is not looked at is none.
+        let again = Change::Environment(Event::Apply(environment("good", &good)));
+        assert!(!followed.see("cudaenvironments", Ok(again)));
+        assert!(Arc::ptr_eq(&followed.seen(&seen).objects, &seen.objects));
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_named_until_it_can_and_nothing_is_forgotten() {
+        let mut followed = Followed::default();
+        let good = json!([{"name": "cuda", "variants": []}]);
+        for event in [
+            Event::Init,
+            Event::InitApply(environment("good", &good)),
+            Event::InitDone,
+        ] {
+            followed.see("cudaenvironments", Ok(Change::Environment(event)));
+        }
+        let broken = || Err(watcher::Error::NoResourceVersion);
+        assert!(followed.see("cudaenvironments", broken()));
+        assert!(!followed.see("cudaenvironments", broken()));
+        let seen = followed.seen(&Seen::default());
+        assert_eq!(seen.failing, BTreeSet::from(["cudaenvironments"]));
+        assert_eq!(seen.objects.environments.len(), 1);
+        assert!(followed.see("cudaenvironments", Ok(Change::Environment(Event::Init))));
+        assert!(followed.seen(&seen).failing.is_empty());
+    }
+
+    #[test]
+    fn the_registration_is_read_from_the_csi_node() {
+        let registry = |drivers: Value| {
+            let object = json!({"metadata": {"name": "n"}, "spec": {"drivers": drivers}});
+            let object: CSINode = serde_json::from_value(object).unwrap();
+            let mut followed = Followed::default();
+            for event in [Event::Init, Event::InitApply(object), Event::InitDone] {
+                followed.see("csinodes", Ok(Change::CsiNode(event)));
+            }
+            followed.seen(&Seen::default()).node.registered
+        };
+        assert_eq!(Followed::default().seen(&Seen::default()).node.registered, None);
+        assert_eq!(registry(json!([{"name": "other", "nodeID": "n"}])), Some(false));
+        assert_eq!(
+            registry(json!([{"name": "other", "nodeID": "n"}, {"name": CSI_DRIVER, "nodeID": "n"}])),
+            Some(true)
+        );
+    }
+}

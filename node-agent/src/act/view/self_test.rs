@@ -83,19 +83,20 @@ fn mount(folder: &Path, at: &Path) -> Result<(), SelfTestError> {
         // The same fallback as for a pod's view.
         Err(Errno::NOSYS | Errno::INVAL) => {
             let names = LAYERS.map(|(layer, _)| layer.to_owned());
-            overlay::mount_in(folder, &names, at, None).map_err(|source| not_mounted(source))
+            overlay::mount_in(folder, &names, at, None).map_err(not_mounted)
         }
         Err(errno) => Err(not_mounted(errno.into())),
     }
 }
 
 fn not_mounted(source: io::Error) -> SelfTestError {
-    let hint = match source.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "the agent must be root with CAP_SYS_ADMIN, and no seccomp or LSM rule may forbid mounts"
-        }
-        io::ErrorKind::NotFound | io::ErrorKind::Unsupported => "this kernel has no overlay file system",
-        _ => "the state folder must lie on a file system that overlays can be stacked on",
+    let kind = source.kind();
+    let hint = if kind == io::ErrorKind::PermissionDenied {
+        "the agent must be root with CAP_SYS_ADMIN, and no seccomp or LSM rule may forbid mounts"
+    } else if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::Unsupported) {
+        "this kernel has no overlay file system"
+    } else {
+        "the state folder must lie on a file system that overlays can be stacked on"
     };
     SelfTestError::Mount { hint, source }
 }

@@ -25,8 +25,13 @@ use crate::{
     http::{self, Answers},
     observe::cluster::{Seen, follow},
     plan::standing::Standings,
-    report::metrics::Metrics,
-    snapshot::{cluster::Objects, happening::Happening, known::Known, status::SelfTest},
+    report::{failure::chain, metrics::Metrics},
+    snapshot::{
+        cluster::Objects,
+        happening::Happening,
+        known::Known,
+        status::{SelfTest, StoreNumbers},
+    },
     store::NodeStore,
 };
 
@@ -49,62 +54,98 @@ pub(super) struct Parts<'a> {
     pub(super) happenings: mpsc::Receiver<Happening>,
 }
 
+/// What the parts tell each other.
+#[derive(Debug)]
+struct Channels {
+    self_test: watch::Sender<SelfTest>,
+    numbers: watch::Sender<Result<StoreNumbers, String>>,
+    standings: watch::Sender<Standings>,
+    outdated_pods: watch::Sender<Vec<String>>,
+    seen: watch::Sender<Seen>,
+}
+
 /// Starts them all; they end with the set.
 pub(super) async fn start(parts: Parts<'_>) -> Result<JoinSet<()>, ServeError> {
+    let metrics = Metrics::register().map_err(|source| ServeError::Metrics { source })?;
+    let address = parts.http;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Http { address, source })?;
+    let kept = parts.cluster.as_ref().and_then(|(_, kept)| kept.clone());
+    let channels = Channels {
+        self_test: watch::Sender::default(),
+        numbers: watch::Sender::new(parts.store.numbers().map_err(|error| chain(&error))),
+        standings: watch::Sender::default(),
+        outdated_pods: watch::Sender::default(),
+        seen: watch::Sender::new(Seen {
+            objects: Arc::new(kept.unwrap_or_default()),
+            ..Seen::default()
+        }),
+    };
+    let mut tasks = JoinSet::new();
+    serve_http(&mut tasks, &parts, &channels, (listener, metrics.clone()));
+    look_around(&mut tasks, &parts, &channels, &metrics);
+    tell(&mut tasks, parts, channels, metrics);
+    Ok(tasks)
+}
+
+fn serve_http(
+    tasks: &mut JoinSet<()>,
+    parts: &Parts<'_>,
+    channels: &Channels,
+    (listener, metrics): (TcpListener, Metrics),
+) {
+    let waiting_for = watch::Sender::new(vec!["the first look"]);
+    let answers = Answers {
+        metrics,
+        waiting_for: waiting_for.subscribe(),
+    };
+    tasks.spawn(http::serve(listener, answers));
+    let (known, tested) = (parts.seams.known.subscribe(), channels.self_test.subscribe());
+    tasks.spawn(ready(parts.csi_socket.clone(), known, tested, waiting_for));
+}
+
+/// What looks at the machine, again and again.
+fn look_around(tasks: &mut JoinSet<()>, parts: &Parts<'_>, channels: &Channels, metrics: &Metrics) {
+    let Parts { seams, store, .. } = parts;
+    let node = seams.node.subscribe();
+    tasks.spawn(detection::test(store.clone(), node, channels.self_test.clone()));
+    let looking = Looking {
+        root: parts.host_root.clone(),
+        said: parts.said.clone(),
+    };
+    tasks.spawn(detection::follow(looking, seams.node.clone(), metrics.clone()));
+    tasks.spawn(status::count(store.clone(), channels.numbers.clone()));
+    let prewarmer = Prewarmer {
+        name: parts.name.clone(),
+        known: seams.known.subscribe(),
+        node: seams.node.subscribe(),
+        seen: channels.seen.subscribe(),
+        provision: seams.provision.clone(),
+        happenings: seams.happenings.clone(),
+    };
+    tasks.spawn(prewarmer.run());
+}
+
+/// What tells of it: with an API server there, without one in metrics alone.
+fn tell(tasks: &mut JoinSet<()>, parts: Parts<'_>, channels: Channels, metrics: Metrics) {
     let Parts {
         seams,
         name,
         store,
         cluster,
-        host_root,
-        said,
-        csi_socket,
-        http: address,
         happenings,
+        ..
     } = parts;
-    let metrics = Metrics::register().map_err(|source| ServeError::Metrics { source })?;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Http { address, source })?;
-    let mut tasks = JoinSet::new();
-    let self_test = watch::Sender::new(SelfTest::default());
-    let numbers = watch::Sender::new(store.numbers().map_err(|error| error.to_string()));
-    let standings = watch::Sender::new(Standings::default());
-    let before = cluster.as_ref().and_then(|(_, kept)| kept.clone()).unwrap_or_default();
-    let seen = watch::Sender::new(Seen {
-        objects: Arc::new(before),
-        ..Seen::default()
-    });
-    let waiting_for = watch::Sender::new(vec!["the first look"]);
     let sources = Sources {
         known: seams.known.subscribe(),
         node: seams.node.subscribe(),
-        self_test: self_test.subscribe(),
-        standings: standings.subscribe(),
-        store: numbers.subscribe(),
-        outdated_pods: watch::Sender::new(Vec::new()).subscribe(),
+        self_test: channels.self_test.subscribe(),
+        standings: channels.standings.subscribe(),
+        store: channels.numbers.subscribe(),
+        outdated_pods: channels.outdated_pods.subscribe(),
         provision: seams.provision.clone(),
     };
-    let answers = Answers {
-        metrics: metrics.clone(),
-        waiting_for: waiting_for.subscribe(),
-    };
-    tasks.spawn(http::serve(listener, answers));
-    let (known, tested) = (seams.known.subscribe(), self_test.subscribe());
-    tasks.spawn(ready(csi_socket, known, tested, waiting_for));
-    tasks.spawn(detection::test(store.clone(), seams.node.subscribe(), self_test));
-    let looking = Looking { root: host_root, said };
-    tasks.spawn(detection::follow(looking, seams.node.clone(), metrics.clone()));
-    tasks.spawn(status::count(store.clone(), numbers));
-    let prewarmer = Prewarmer {
-        name: name.clone(),
-        known: seams.known.subscribe(),
-        node: seams.node.subscribe(),
-        seen: seen.subscribe(),
-        provision: seams.provision.clone(),
-        happenings: seams.happenings.clone(),
-    };
-    tasks.spawn(prewarmer.run());
     let events = cluster.as_ref().map(|(client, _)| {
         let (events, unwritten) = tell::queue();
         tasks.spawn(tell::write(client.clone(), unwritten, metrics.clone()));
@@ -113,32 +154,31 @@ pub(super) async fn start(parts: Parts<'_>) -> Result<JoinSet<()>, ServeError> {
     let listening = Listener {
         node: name.clone(),
         known: seams.known.subscribe(),
-        standings,
+        standings: channels.standings,
         metrics: metrics.clone(),
         events,
     };
     tasks.spawn(listening.listen(happenings));
-    match cluster {
-        Some((client, kept)) => {
-            let shown = Shown {
-                known: seams.known.clone(),
-                registered: seams.registered.clone(),
-                metrics: metrics.clone(),
-            };
-            tasks.spawn(cluster::show(store, kept, seen.subscribe(), shown));
-            let teller = Teller {
-                client: client.clone(),
-                name: name.clone(),
-                seen: seen.subscribe(),
-                sources,
-                metrics,
-            };
-            tasks.spawn(teller.tell());
-            tasks.spawn(async move { follow(client, &name, seen).await });
-        }
-        None => drop(tasks.spawn(status::measure(sources, metrics))),
-    }
-    Ok(tasks)
+    let Some((client, kept)) = cluster else {
+        tasks.spawn(status::measure(sources, metrics));
+        return;
+    };
+    let shown = Shown {
+        known: seams.known.clone(),
+        registered: seams.registered.clone(),
+        metrics: metrics.clone(),
+    };
+    tasks.spawn(cluster::show(store, kept, channels.seen.subscribe(), shown));
+    let teller = Teller {
+        client: client.clone(),
+        name: name.clone(),
+        seen: channels.seen.subscribe(),
+        sources,
+        metrics,
+    };
+    tasks.spawn(teller.tell());
+    let seen = channels.seen;
+    tasks.spawn(async move { follow(client, &name, seen).await });
 }
 
 /// Keeps up what `/readyz` waits for.

@@ -2,7 +2,11 @@
 //! sees of environments, that it is silent while nothing happens, and that it lives through an API server that is away.
 //! It must never need a kubelet: pods are another test's.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on must fail, and say what the agent said"
+)]
 
 use std::{
     fs::{self, File},
@@ -11,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use binary_cache::compression::Compression;
@@ -28,7 +32,21 @@ use e2e::{
     server::Server,
     skip,
 };
-use node_agent::{observe::cluster::access::RULES, plan::prewarm};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use node_agent::{
+    act::cluster::{create_event, update_event},
+    observe::cluster::access::RULES,
+    plan::prewarm,
+    report::events::{EventLog, Telling},
+    snapshot::{
+        fetch::FetchStatus,
+        happening::{Happening, Pod, What},
+    },
+};
 use serde_json::{Value, json};
 
 /// The agent as a process. It and its mounts are gone when this is.
@@ -104,16 +122,16 @@ impl Machine<'_> {
     /// Waits for a CUDANode that is `so`; fails with the last one there was.
     #[track_caller]
     fn until(&self, what: &str, so: impl Fn(&CUDANode) -> bool) -> CUDANode {
-        let end = Instant::now() + Duration::from_secs(60);
-        loop {
-            let found = self.object();
-            if let Some(object) = found.clone().filter(&so) {
+        let mut last = None;
+        for _ in 0..300 {
+            last = self.object();
+            if let Some(object) = last.clone().filter(&so) {
                 return object;
             }
-            let shown = serde_json::to_string_pretty(&found).unwrap();
-            assert!(Instant::now() < end, "not within a minute: {what}\n{shown}");
             thread::sleep(Duration::from_millis(200));
         }
+        let shown = serde_json::to_string_pretty(&last).unwrap();
+        unreachable!("not within a minute: {what}\n{shown}");
     }
 
     /// Waits for an environment of the status that has this phase and generation, and gives its reason.
@@ -146,15 +164,15 @@ impl Agent {
 
     #[track_caller]
     fn until_metric(&self, line: &str) {
-        let end = Instant::now() + Duration::from_secs(30);
-        loop {
-            let metrics = self.get("/metrics").unwrap_or_default();
+        let mut metrics = String::new();
+        for _ in 0..600 {
+            metrics = self.get("/metrics").unwrap_or_default();
             if metrics.lines().any(|found| found == line) {
                 return;
             }
-            assert!(Instant::now() < end, "not within half a minute: {line}\n{metrics}");
             thread::sleep(Duration::from_millis(100));
         }
+        unreachable!("not within a minute: {line}\n{metrics}");
     }
 }
 
@@ -391,4 +409,77 @@ fn a_deleted_record_comes_back(machine: &Machine<'_>) {
     machine.until("another record", |object| {
         object.metadata.uid != old && condition(object, "Ready") == "True Ready"
     });
+}
+
+/// What a fetch of a pod's volume looks like at one moment.
+fn fetching(percent: u64) -> Happening {
+    let status = FetchStatus {
+        bytes_done: percent << 20,
+        bytes_total: 100 << 20,
+        paths_done: percent,
+        paths_total: 100,
+        source: Some("flox".to_owned()),
+        ..FetchStatus::default()
+    };
+    Happening {
+        pod: Some(Pod {
+            namespace: "default".to_owned(),
+            name: "trainer".to_owned(),
+            uid: "6f9d2f2e-0000-4000-8000-000000000000".to_owned(),
+        }),
+        environment: Some(EnvironmentKey {
+            namespace: Some("default".to_owned()),
+            name: "tools".to_owned(),
+        }),
+        what: What::Fetching {
+            status,
+            bytes_per_second: 1 << 20,
+        },
+    }
+}
+
+#[tokio::test]
+async fn a_long_fetch_is_one_event_whose_note_and_count_move_with_the_agents_own_rights() {
+    let Some(cluster) = Cluster::start("events on a real API server").unwrap() else {
+        return;
+    };
+    make_node(&cluster, "node-1");
+    let account = account(&cluster, "node-1");
+    let file = Kubeconfig::read_from(account.kubeconfig()).unwrap();
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .unwrap();
+    let client = Client::try_from(config).unwrap();
+    let mut log = EventLog::new("node-1");
+    let begun = Timestamp::now();
+    for (second, percent) in [(0, 10), (5, 20), (20, 40), (40, 90)] {
+        match log.tell(&fetching(percent), begun + SignedDuration::from_secs(second)) {
+            Some(Telling::Create(event)) => create_event(&client, &event).await.unwrap(),
+            Some(Telling::Update(event)) => update_event(&client, &event).await.unwrap(),
+            None => assert_eq!(second, 5, "too soon for another note"),
+        }
+    }
+    let events = cluster.get(&["events.v1.events.k8s.io", "-n", "default"]).unwrap();
+    let [event] = &events["items"].as_array().unwrap()[..] else {
+        unreachable!("{events}");
+    };
+    assert_eq!(event["reason"], "Fetching");
+    assert_eq!(event["series"]["count"], 3);
+    assert_eq!(event["regarding"]["name"], "trainer");
+    assert_eq!(event["related"]["kind"], "CUDAEnvironment");
+    let note = event["note"].as_str().unwrap();
+    assert!(
+        note.contains("(90 %), 1.00 MiB/s from flox, 10 of 100 paths missing"),
+        "{note}"
+    );
+    // An event that is no longer there is said to be gone, so that it can be made anew.
+    cluster
+        .printed(&["delete", "events", "--all", "-n", "default"])
+        .unwrap();
+    let late = log.tell(&fetching(95), begun + SignedDuration::from_secs(100));
+    let Some(Telling::Update(event)) = late else {
+        unreachable!("{late:?}");
+    };
+    assert!(update_event(&client, &event).await.unwrap_err().is_gone());
+    create_event(&client, &event).await.unwrap();
 }

@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod collect;
 pub mod document;
 pub mod fetch;
+pub mod outdated;
 pub mod prewarm;
 pub mod root;
 pub mod standing;

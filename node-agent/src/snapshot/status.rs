@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use super::{happening::Pod, view::BridgeId};
 use crds::{catalogue::EnvironmentKey, domain::node::NodeFacts, failure::Reason};
 
 /// Everything that a node's status tells.
@@ -46,6 +47,15 @@ pub struct StoreNumbers {
     pub pinned_bytes: u64,
     /// Its layers.
     pub paths: u64,
+}
+
+/// A volume that a pod reads now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedVolume {
+    /// Whose, where that was recorded.
+    pub pod: Option<Pod>,
+    /// The driver bridge that it shows.
+    pub bridge: Option<BridgeId>,
 }
 
 /// Whether the agent can mount what pods are to read.

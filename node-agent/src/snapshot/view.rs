@@ -53,6 +53,13 @@ impl FromStr for ViewDigest {
     }
 }
 
+impl BridgeId {
+    /// The version of the driver whose libraries it holds: what its name begins with.
+    pub fn driver(&self) -> &str {
+        self.0.split('-').next().unwrap_or(&self.0)
+    }
+}
+
 impl FromStr for BridgeId {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{NodeStore, StoreError, lease::Live, list, mounts};
 use crate::snapshot::{
-    status::StoreNumbers,
+    happening::Pod,
+    status::{PublishedVolume, StoreNumbers},
     store::{BuiltView, Layer, StoreState},
     view::{BridgeId, ViewDigest, ViewKind},
 };
@@ -29,10 +30,12 @@ pub(crate) struct ViewRecord {
     pub(crate) bridge: Option<BridgeId>,
 }
 
-/// The part of `volumes/<id>.json` that collection reads: which view is published there.
+/// The part of `volumes/<id>.json` that is read here: which view is published, and for whom.
 #[derive(Debug, Deserialize)]
 struct PublishedView {
     view: ViewDigest,
+    #[serde(default)]
+    pod: Option<Pod>,
 }
 
 impl NodeStore {
@@ -77,6 +80,27 @@ impl NodeStore {
             leased_bridges,
             unknown_use,
         })
+    }
+
+    /// What is published where, with the driver bridge that it shows. A record that cannot be read is passed over: others
+    /// tell of it.
+    ///
+    /// # Errors
+    /// The folder of records cannot be read.
+    pub fn published(&self) -> Result<Vec<PublishedVolume>, StoreError> {
+        let folder = self.layout().volumes();
+        let files = list(&folder)?.into_iter().filter(|name| name.ends_with(".json"));
+        let records = files.filter_map(|name| read_json::<PublishedView>(&folder.join(name)).ok().flatten());
+        let volumes = records.map(|record| {
+            let view = read_json::<ViewRecord>(&self.layout().view_record(&record.view))
+                .ok()
+                .flatten();
+            PublishedVolume {
+                pod: record.pod,
+                bridge: view.and_then(|view| view.bridge),
+            }
+        });
+        Ok(volumes.collect())
     }
 
     /// The store in numbers, for reports.

@@ -116,6 +116,8 @@ fn look_around(tasks: &mut JoinSet<()>, parts: &Parts<'_>, channels: &Channels, 
     };
     tasks.spawn(detection::follow(looking, seams.node.clone(), metrics.clone()));
     tasks.spawn(status::count(store.clone(), channels.numbers.clone()));
+    let pods = channels.outdated_pods.clone();
+    tasks.spawn(status::compare(store.clone(), seams.node.subscribe(), pods));
     let prewarmer = Prewarmer {
         name: parts.name.clone(),
         known: seams.known.subscribe(),

@@ -17,6 +17,7 @@ use crate::{
     act::cluster::{create_node, write_status},
     observe::cluster::Seen,
     plan::{
+        outdated::outdated,
         standing::{AtWork, Made, Standings, UnderWay},
         status::{AT_MOST_EVERY, Attempt, baseline, due},
     },
@@ -222,6 +223,31 @@ impl Teller {
 fn jitter(name: &str) -> f64 {
     let byte = Sha256::digest(name).first().copied().unwrap_or_default();
     f64::from(byte) / 255.0
+}
+
+/// Finds the pods that see an old driver: when the driver changed, and now and then, as pods go.
+pub(super) async fn compare(store: NodeStore, mut node: watch::Receiver<Arc<Node>>, pods: watch::Sender<Vec<String>>) {
+    loop {
+        let here = store.clone();
+        let volumes = spawn_blocking(move || here.published()).await;
+        let driver = node.borrow_and_update().facts.driver.clone();
+        match volumes {
+            Ok(Ok(volumes)) => {
+                let now = outdated(&volumes, &driver);
+                pods.send_if_modified(|shown| {
+                    let differs = *shown != now;
+                    *shown = now;
+                    differs
+                });
+            }
+            Ok(Err(error)) => tracing::warn!(error = %chain(&error), "the volumes' records cannot be read"),
+            Err(error) => tracing::warn!(%error, "the task that reads the volumes' records died"),
+        }
+        tokio::select! {
+            () = sleep(COUNT_EVERY) => {}
+            changed = node.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 /// Counts the store now and then.

@@ -317,8 +317,8 @@ fn caches_say_whether_they_answer(operator: &Operator<'_>) {
     assert_eq!(condition(&gone, "Ready")["reason"], "CacheUnreachable");
 }
 
-fn nodes_are_labelled_and_counted(operator: &Operator<'_>) {
-    let cluster = operator.cluster;
+/// Three nodes with drivers of their own, on the first of which torch is ready.
+fn make_nodes(cluster: &Cluster) {
     for (name, driver, cuda) in [
         ("new", "570.124.06", "12.8"),
         ("old", "470.256.02", "11.4"),
@@ -337,6 +337,11 @@ fn nodes_are_labelled_and_counted(operator: &Operator<'_>) {
         }
         reported(cluster, name, &status);
     }
+}
+
+fn nodes_are_labelled_and_counted(operator: &Operator<'_>) {
+    let cluster = operator.cluster;
+    make_nodes(cluster);
     let new = operator.until_object("new is labelled", &["node", "new"], |object| {
         object["metadata"]["labels"]["cudaenv.dev/class"].is_string()
     });
@@ -590,8 +595,19 @@ fn of_two_replicas_one_writes_and_a_change_is_a_few_writes_however_many_nodes_th
     assert!(!second.leads());
     assert_eq!(second.writes(), 0.0, "the other replica only watches");
 
+    let settled = cluster.get(&arguments).unwrap();
     drop(first);
     second.until("the second takes over", || second.leads().then_some(()));
+    second.until("it asks the caches itself", || {
+        (second.metric("cudaenv_operator_closures_asked_total")? > 0.0).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    let taken_over = cluster.get(&arguments).unwrap();
+    assert_eq!(
+        taken_over["status"], settled["status"],
+        "nobody sees that another replica writes"
+    );
+    assert_eq!(second.writes(), 0.0, "there is nothing to write");
     let mut changed = environment("torch", "good", &[variant("cu12", "12.8", &path)]);
     changed["spec"]["packages"][0]["variants"][0]["name"] = json!("renamed");
     applied(&cluster, &changed);

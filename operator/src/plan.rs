@@ -15,3 +15,6 @@ pub mod preflight;
 pub mod resolve;
 pub mod status;
 pub mod step;
+
+#[cfg(test)]
+mod made_up;

@@ -68,7 +68,7 @@ impl std::fmt::Debug for Reconciler {
 struct Memory {
     seen: Seen,
     pace: Pace,
-    /// Passes in a row in which a write failed.
+    /// Passes in a row in which nothing could be written that should have been.
     failures: u32,
     not_ours: bool,
 }
@@ -134,13 +134,14 @@ impl Reconciler {
         let (mut steps, paced) = memory.pace.sort(planned.steps, now);
         let more = steps.len() > MOST_STEPS;
         steps.truncate(MOST_STEPS);
-        let failed = self.write_all(&steps, memory, now).await;
-        memory.failures = if failed { memory.failures.saturating_add(1) } else { 0 };
-        if failed {
+        let left = self.write_all(&steps, memory, now).await;
+        if left == steps.len() && left > 0 {
+            memory.failures = memory.failures.saturating_add(1);
             return Duration::from_secs(1 << memory.failures.min(6)).min(LONGEST_WAIT);
         }
-        if more {
-            return Duration::ZERO;
+        memory.failures = 0;
+        if more || left > 0 {
+            return GATHER;
         }
         let next = [planned.next, paced].into_iter().flatten().min();
         let until = next.map_or(IDLE, |next| {
@@ -149,11 +150,11 @@ impl Reconciler {
         until.min(IDLE)
     }
 
-    /// Writes steps, a few at a time; whether one failed.
-    async fn write_all(&self, steps: &[Step], memory: &mut Memory, now: Timestamp) -> bool {
+    /// Writes steps, a few at a time; how many were not written.
+    async fn write_all(&self, steps: &[Step], memory: &mut Memory, now: Timestamp) -> usize {
         let mut ticks = interval(BETWEEN_WRITES);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failed = false;
+        let mut left = 0;
         let mut under_way = FuturesUnordered::new();
         let mut steps = steps.iter();
         loop {
@@ -168,33 +169,31 @@ impl Reconciler {
                 continue;
             }
             let Some((step, outcome)) = under_way.next().await else {
-                return failed;
+                return left;
             };
-            failed |= !self.wrote(step, &outcome).await;
-            if outcome.is_ok() {
-                memory.pace.wrote(step.object(), now);
+            self.wrote(step, &outcome).await;
+            match outcome {
+                Ok(()) => memory.pace.wrote(step.object(), now),
+                Err(_) => left += 1,
             }
         }
     }
 
-    /// Counts and tells; whether all is well.
-    async fn wrote(&self, step: &Step, outcome: &Result<(), WriteError>) -> bool {
+    /// Counts and tells.
+    async fn wrote(&self, step: &Step, outcome: &Result<(), WriteError>) {
         match outcome {
             Ok(()) => {
                 info!(object = step.object(), "written");
                 self.metrics.writes.with_label_values(&[step.kind()]).inc();
                 self.tell(step).await;
-                true
             }
             Err(error @ (WriteError::Changed { .. } | WriteError::NotLeading)) => {
                 debug!(error = chain(error), "planned anew");
                 self.metrics.conflicts.with_label_values(&[step.kind()]).inc();
-                matches!(error, WriteError::NotLeading)
             }
             Err(error @ (WriteError::Refused { .. } | WriteError::Timeout { .. } | WriteError::Patch { .. })) => {
                 warn!(error = chain(error), "tried again");
                 self.metrics.write_failures.with_label_values(&[step.kind()]).inc();
-                false
             }
         }
     }

@@ -108,3 +108,67 @@ fn status(
         last_checked,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::plan::made_up::{at, cache};
+
+    fn probed(outcome: Result<(), Unresolved>, second: i64) -> Probes {
+        let probe = Probe {
+            generation: 1,
+            at: at(second),
+            outcome,
+        };
+        Probes::from([("good".to_owned(), probe)])
+    }
+
+    fn away() -> Result<(), Unresolved> {
+        Err(Unresolved {
+            reason: Why::CacheUnreachable,
+            message: "no connection".to_owned(),
+        })
+    }
+
+    /// What is written, if anything; the world has it afterwards.
+    fn written(world: &mut World, probes: &Probes, second: i64) -> Option<(String, Option<String>)> {
+        let step = steps(world, probes, at(second)).pop()?;
+        let Step::Cache(name, change) = step else {
+            panic!("{step:?}")
+        };
+        let condition = &change.after.conditions[0];
+        let told = (
+            format!("{}={} {}", condition.type_, condition.status, condition.reason),
+            change.after.last_checked.clone(),
+        );
+        let after = crate::snapshot::world::Written {
+            status: change.after,
+            ..change.before
+        };
+        world.cache_statuses.insert(name, Arc::new(after));
+        Some(told)
+    }
+
+    #[test]
+    fn a_cache_is_written_when_its_condition_changes_and_once_an_hour() {
+        let mut world = World::default();
+        cache(&mut world, "good");
+        let time = |second| Some(at(second).to_string());
+        assert_eq!(written(&mut world, &Probes::new(), 0), None, "nobody has asked yet");
+        let ready = || "Ready=True Reachable".to_owned();
+        assert_eq!(written(&mut world, &probed(Ok(()), 10), 10), Some((ready(), time(10))));
+        assert_eq!(written(&mut world, &probed(Ok(()), 3609), 3609), None);
+        assert_eq!(
+            written(&mut world, &probed(Ok(()), 3610), 3610),
+            Some((ready(), time(3610)))
+        );
+        let bad = "Ready=False CacheUnreachable".to_owned();
+        assert_eq!(
+            written(&mut world, &probed(away(), 3700), 3700),
+            Some((bad, time(3700)))
+        );
+        assert_eq!(written(&mut world, &probed(away(), 3730), 3730), None);
+    }
+}

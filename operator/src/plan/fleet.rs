@@ -27,7 +27,7 @@ pub struct Fleet<'a> {
 pub struct Member<'a> {
     /// The node's name.
     pub name: &'a str,
-    /// The labels of its `Node`; none where that is gone.
+    /// The labels of its `Node`.
     pub labels: &'a Labels,
     /// What its agent reported.
     pub machine: &'a Machine,
@@ -44,10 +44,8 @@ pub struct Class<'a> {
     pub facts: &'a NodeFacts,
 }
 
-static NO_LABELS: Labels = Labels::new();
-
 impl<'a> Fleet<'a> {
-    /// The fleet of a world.
+    /// The fleet of a world. A `CUDANode` whose node is gone is about to go, too.
     pub fn new(world: &'a World) -> Self {
         let mut fleet = Self {
             members: Vec::with_capacity(world.machines.len()),
@@ -55,11 +53,12 @@ impl<'a> Fleet<'a> {
             reports: BTreeMap::new(),
         };
         let mut known: BTreeMap<&str, usize> = BTreeMap::new();
-        for (index, (name, machine)) in world.machines.iter().enumerate() {
-            let class = fleet.class(&mut known, machine);
+        for (name, machine) in &world.machines {
+            let Some(node) = world.nodes.get(name) else { continue };
+            let (index, class) = (fleet.members.len(), fleet.class(&mut known, machine));
             fleet.members.push(Member {
                 name,
-                labels: world.nodes.get(name).map_or(&NO_LABELS, |node| &node.labels),
+                labels: &node.labels,
                 machine,
                 class,
             });

@@ -70,3 +70,57 @@ fn same_words<S: HasConditions>(before: &S, after: &S) -> bool {
         .map(words)
         .eq(after.conditions().iter().map(words))
 }
+
+#[cfg(test)]
+mod tests {
+    use crds::{
+        condition::{ConditionReason, ConditionType},
+        v1alpha1::{CUDAEnvironmentStatus, NodeCounts},
+    };
+
+    use super::*;
+    use crate::{
+        plan::{
+            conditions::{Verdict, conditions},
+            made_up::at,
+            step::Change,
+        },
+        snapshot::world::Written,
+    };
+
+    fn status(ready: bool, nodes: i32) -> CUDAEnvironmentStatus {
+        let verdict = Verdict::new(ConditionType::Ready, ready.into(), ConditionReason::AsExpected, "");
+        CUDAEnvironmentStatus {
+            conditions: conditions(vec![verdict], 1, &[], at(0)),
+            nodes: Some(NodeCounts {
+                ready: nodes,
+                ..NodeCounts::default()
+            }),
+            ..CUDAEnvironmentStatus::default()
+        }
+    }
+
+    fn step(before: CUDAEnvironmentStatus, after: CUDAEnvironmentStatus) -> Step {
+        let key = crds::catalogue::EnvironmentKey {
+            namespace: None,
+            name: "torch".to_owned(),
+        };
+        let before = Written {
+            status: before,
+            ..Written::default()
+        };
+        Step::Environment(key, Change { before, after })
+    }
+
+    #[test]
+    fn counts_wait_for_ten_seconds_and_conditions_do_not() {
+        let mut pace = Pace::default();
+        let counts = || vec![step(status(true, 1), status(true, 2))];
+        assert_eq!(pace.sort(counts(), at(0)).0.len(), 1, "the first goes at once");
+        pace.wrote(counts()[0].object(), at(0));
+        assert_eq!(pace.sort(counts(), at(9)), (vec![], Some(at(10))));
+        assert_eq!(pace.sort(counts(), at(10)).0.len(), 1);
+        let condition = vec![step(status(true, 1), status(false, 2))];
+        assert_eq!(pace.sort(condition, at(1)).0.len(), 1);
+    }
+}

@@ -34,7 +34,7 @@ pub struct Pass<'a> {
 /// What a pass found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
-    /// What is to be written, what somebody waits for first.
+    /// What is to be written.
     pub steps: Vec<Step>,
     /// When to look again, if nothing happens before.
     pub next: Option<Timestamp>,
@@ -51,21 +51,34 @@ pub fn pass(pass: &Pass<'_>) -> Planned {
         answers: pass.answers,
         now: pass.now,
     };
-    let mut steps = Vec::new();
+    let mut statuses = Vec::new();
     let copying = credentials::copying(pass.world, pass.credentials_secret);
     let secret_not_ours = copying == Copying::NotOurs;
     if let Copying::Write(copies) = copying {
-        steps.push(Step::Credentials(copies));
+        statuses.push(Step::Credentials(copies));
     }
+    statuses.extend(caches::steps(pass.world, pass.probes, pass.now));
+    statuses.extend(environments(&inputs));
+    statuses.extend(preflight::steps(&inputs));
     let (nodes, next) = nodes::steps(pass.world, pass.seen, pass.now);
-    steps.extend(caches::steps(pass.world, pass.probes, pass.now));
-    steps.extend(environments(&inputs));
-    steps.extend(preflight::steps(&inputs));
-    steps.extend(nodes);
     Planned {
-        steps,
+        steps: in_turns(statuses, nodes),
         next,
         secret_not_ours,
+    }
+}
+
+/// One of each in turns, so that thousands of the one kind do not keep the other waiting.
+fn in_turns(one: Vec<Step>, other: Vec<Step>) -> Vec<Step> {
+    let mut steps = Vec::with_capacity(one.len() + other.len());
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    loop {
+        let before = steps.len();
+        steps.extend(one.next());
+        steps.extend(other.next());
+        if steps.len() == before {
+            return steps;
+        }
     }
 }
 

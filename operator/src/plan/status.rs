@@ -7,9 +7,9 @@ use crds::{
     catalogue::{EnvironmentEntry, EnvironmentKey},
     condition::{ConditionReason as Why, ConditionType},
     domain::environment::Environment,
-    v1alpha1::{CUDAEnvironmentStatus, Prewarm},
+    v1alpha1::{CUDAEnvironmentStatus, Prewarm, VariantStatus},
 };
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
 use self::{
     nodes::{Tally, tally},
@@ -57,13 +57,50 @@ pub fn status(
     };
     let closures = closures(inputs, key, environment);
     let tally = tally(inputs, (key, entry), environment, written);
-    CUDAEnvironmentStatus {
+    let mut status = CUDAEnvironmentStatus {
         conditions: said(verdicts(entry, environment, &closures, &tally)),
         observed_generation: Some(entry.generation),
         packages: variants::packages(environment, &closures, &tally),
         size: closures.bytes().map(size),
         nodes: Some(tally.counts()),
         failures: tally.failures,
+    };
+    if closures.any_waiting() {
+        keep_known(&mut status, written);
+    }
+    status
+}
+
+/// What was written about the closures of the same spec stays until the caches have answered: a replica that takes over, or
+/// a cache whose secret changed, must not make every environment look new.
+fn keep_known(status: &mut CUDAEnvironmentStatus, written: &CUDAEnvironmentStatus) {
+    let of = |conditions: &[Condition], about: ConditionType| {
+        let mut found = conditions.iter();
+        found.find(|condition| condition.type_ == about.as_str()).cloned()
+    };
+    let resolved = of(&written.conditions, ConditionType::Resolved);
+    let known = resolved.is_some_and(|resolved| resolved.status != Holds::Unknown.as_str());
+    if !known || written.observed_generation != status.observed_generation {
+        return;
+    }
+    for about in [ConditionType::Ready, ConditionType::Resolved, ConditionType::Degraded] {
+        let place = status
+            .conditions
+            .iter_mut()
+            .find(|condition| condition.type_ == about.as_str());
+        if let (Some(place), Some(old)) = (place, of(&written.conditions, about)) {
+            *place = old;
+        }
+    }
+    status.size.clone_from(&written.size);
+    let old = written.packages.iter().flat_map(|package| &package.variants);
+    let new = status.packages.iter_mut().flat_map(|package| &mut package.variants);
+    // Of one generation: the same packages and variants in the same order.
+    for (new, old) in new.zip(old) {
+        *new = VariantStatus {
+            nodes: new.nodes,
+            ..old.clone()
+        };
     }
 }
 

@@ -1,1 +1,146 @@
-//! t
+//! Preflights on small worlds: what breaks, switches, heals, and what it costs.
+//! Never a driver that the tables do not know, except where that is the question.
+
+use crds::v1alpha1::CUDADriverPreflightSpec;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    plan::{
+        fleet::Fleet,
+        made_up::{answers, at, cache, environment, node, report, resolved},
+    },
+    snapshot::{resolution::Answers, world::World},
+};
+
+fn asked(world: &World, answers: &Answers, driver: &str, pool: Option<&str>) -> CUDADriverPreflightStatus {
+    let fleet = Fleet::new(world);
+    let inputs = Inputs {
+        world,
+        fleet: &fleet,
+        answers,
+        now: at(0),
+    };
+    let selector = pool.map(|pool| ("pool".to_owned(), pool.to_owned()));
+    let preflight = Preflight {
+        generation: 1,
+        spec: CUDADriverPreflightSpec {
+            driver: driver.to_owned(),
+            node_selector: selector.into_iter().collect(),
+        },
+        written: crate::snapshot::world::Written::default(),
+    };
+    status(&inputs, &preflight)
+}
+
+/// `outcome from to nodes/in use`.
+fn changes(status: &CUDADriverPreflightStatus) -> Vec<String> {
+    let shown = |variant: &Option<String>| variant.clone().unwrap_or_else(|| "-".to_owned());
+    let changes = status.changes.iter();
+    changes
+        .map(|change| {
+            format!(
+                "{:?} {} {} {}/{}",
+                change.outcome,
+                shown(&change.from),
+                shown(&change.to),
+                change.nodes,
+                change.nodes_in_use
+            )
+        })
+        .collect()
+}
+
+fn small() -> World {
+    let mut world = World::default();
+    cache(&mut world, "good");
+    environment(&mut world, "torch", &[("cu12", "12.8"), ("cu11", "11.8")], &Value::Null);
+    node(&mut world, "new-1", Some(("570.124.06", "12.8")));
+    node(&mut world, "new-2", Some(("570.124.06", "12.8")));
+    node(&mut world, "old", Some(("470.256.02", "11.4")));
+    node(&mut world, "ancient", Some(("390.157", "9.1")));
+    world
+}
+
+#[test]
+fn what_breaks_switches_and_heals_is_told_worst_first() {
+    let mut world = small();
+    report(&mut world, "new-1", "torch", EnvironmentPhase::Ready);
+    let up = asked(&world, &Answers::new(), "580.95.05", None);
+    assert_eq!(changes(&up), ["Switches cu11 cu12 1/0", "Heals - cu12 1/0"]);
+    assert_eq!((up.nodes, up.breaks, up.switches), (4, 0, 1));
+    let down = asked(&world, &Answers::new(), "470.256.02", None);
+    assert_eq!(changes(&down), ["Switches cu12 cu11 2/1", "Heals - cu11 1/0"]);
+    let far = asked(&world, &Answers::new(), "390.157", None);
+    assert_eq!(changes(&far), ["Breaks cu12 - 2/1", "Breaks cu11 - 1/0"]);
+    assert_eq!(far.breaks, 1, "one package, on two classes");
+    assert_eq!(far.changes[0].reason, Some(Reason::DriverTooOld));
+    let detail = far.changes[0].detail.as_ref().unwrap();
+    assert!(detail.starts_with("cu12: ") && detail.contains("; cu11: "), "{detail}");
+}
+
+#[test]
+fn only_the_nodes_that_would_get_the_driver_count() {
+    let world = small();
+    let some = asked(&world, &Answers::new(), "580.95.05", Some("old"));
+    assert_eq!(
+        (changes(&some), some.nodes),
+        (vec!["Switches cu11 cu12 1/0".to_owned()], 1)
+    );
+    let mut bare = World::default();
+    environment(&mut bare, "torch", &[("cu12", "12.8")], &Value::Null);
+    node(&mut bare, "bare", None);
+    let healed = asked(&bare, &Answers::new(), "580.95.05", Some("bare"));
+    assert_eq!(
+        changes(&healed),
+        ["Heals - cu12 1/0"],
+        "a node that gets its first driver"
+    );
+    assert_eq!(asked(&bare, &Answers::new(), "580.95.05", None).nodes, 0);
+}
+
+#[test]
+fn what_is_fetched_is_what_nodes_that_hold_it_do_not_have() {
+    let mut world = small();
+    let all = answers(
+        &world,
+        &[("cu12", Ok(resolved("abcde"))), ("cu11", Ok(resolved("cdx")))],
+    );
+    let nothing = asked(&world, &all, "580.95.05", None);
+    assert_eq!(nothing.download_bytes, Some(0), "no node holds it");
+    report(&mut world, "old", "torch", EnvironmentPhase::Ready);
+    let some = asked(&world, &all, "580.95.05", None);
+    assert_eq!(some.download_bytes, Some(30), "a, b and e");
+    assert_eq!(some.conditions[0].reason, "Answered");
+    // What is fetched ahead comes to every node.
+    environment(
+        &mut world,
+        "ahead",
+        &[("cu12", "12.8"), ("cu11", "11.8")],
+        &json!({"prewarm": "Always"}),
+    );
+    let ahead = asked(&world, &all, "580.95.05", None);
+    assert_eq!(ahead.download_bytes, Some(30 + 50), "all of it on `ancient`, too");
+    let unknown = asked(&world, &Answers::new(), "580.95.05", None);
+    assert_eq!(
+        (unknown.download_bytes, unknown.conditions[0].reason.as_str()),
+        (None, "Resolving")
+    );
+}
+
+#[test]
+fn a_driver_that_is_not_known_is_not_guessed_at() {
+    let status = asked(&small(), &Answers::new(), "999.10.01", None);
+    assert_eq!(status.conditions[0].reason, "UnknownDriver");
+    assert!(status.conditions[0].message.contains("branch 999"), "{status:?}");
+    assert!(status.changes.is_empty());
+    let wrong = asked(&small(), &Answers::new(), "580", None);
+    assert_eq!(wrong.conditions[0].reason, "InvalidSpec");
+}
+
+#[test]
+fn an_answer_given_again_is_the_same() {
+    let world = small();
+    let first = asked(&world, &Answers::new(), "580.95.05", None);
+    assert_eq!(asked(&world, &Answers::new(), "580.95.05", None), first);
+}

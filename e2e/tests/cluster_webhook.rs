@@ -114,7 +114,8 @@ fn pods_that_ask_are_injected_and_everything_else_is_left_alone() {
     objects_are_judged(&cluster);
     certificates_rotate_while_pods_are_created(&cluster, &log);
     a_second_replica_takes_up_what_is_there(&cluster, &first);
-    a_deleted_secret_is_made_anew(&cluster, &log);
+    a_deleted_or_damaged_secret_is_made_anew(&cluster, &log);
+    a_secret_of_somebody_else_is_left_alone(&cluster, &log);
     the_end_disturbs_nobody(&cluster, first);
     without_operator(&cluster);
 }
@@ -432,15 +433,52 @@ fn a_second_replica_takes_up_what_is_there(cluster: &Cluster, first: &Operator) 
     });
 }
 
-fn a_deleted_secret_is_made_anew(cluster: &Cluster, log: &Path) {
-    let before = bundle(cluster);
-    cluster.printed(&["delete", "secret", "-n", NAMESPACE, SECRET]).unwrap();
-    until("another authority is trusted", log, || {
-        (bundle(cluster) != before).then_some(())
-    });
+fn a_deleted_or_damaged_secret_is_made_anew(cluster: &Cluster, log: &Path) {
+    let damage = json!({"data": {"tls.key": "bm8ga2V5"}}).to_string();
+    for change in [
+        ["delete", "secret", "-n", NAMESPACE, SECRET].as_slice(),
+        &["patch", "secret", "-n", NAMESPACE, SECRET, "-p", &damage],
+    ] {
+        let before = bundle(cluster);
+        cluster.printed(change).unwrap();
+        until("another authority is trusted", log, || {
+            (bundle(cluster) != before).then_some(())
+        });
+        injected_again(cluster, log);
+    }
+}
+
+fn injected_again(cluster: &Cluster, log: &Path) {
     until("pods are injected again", log, || {
         (dry_run(cluster, &asking("again", "old")).code == 0).then_some(())
     });
+}
+
+fn a_secret_of_somebody_else_is_left_alone(cluster: &Cluster, log: &Path) {
+    let foreign = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": NAMESPACE},
+        "stringData": {"tls.key": "mine"}});
+    // Between the two commands the operator may make its own: then that one goes too.
+    until("the name is taken", log, || {
+        cluster
+            .printed(&["delete", "secret", "-n", NAMESPACE, SECRET, "--ignore-not-found"])
+            .unwrap();
+        (cluster.kubectl_with(&["create"], &foreign).unwrap().code == 0).then_some(())
+    });
+    until("the operator says what is in the way", log, || {
+        let said = std::fs::read_to_string(log).unwrap();
+        (said.contains("is not the operator's own") && said.contains("--webhook-secret")).then_some(())
+    });
+    let found = cluster.get(&["secret", "-n", NAMESPACE, SECRET]).unwrap();
+    assert_eq!(
+        (&found["type"], &found["data"]),
+        (&json!("Opaque"), &json!({"tls.key": "bWluZQ=="}))
+    );
+    cluster.printed(&["delete", "secret", "-n", NAMESPACE, SECRET]).unwrap();
+    until("the secret is made again", log, || {
+        let found = cluster.kubectl(&["get", "secret", "-n", NAMESPACE, SECRET]).unwrap();
+        (found.code == 0).then_some(())
+    });
+    injected_again(cluster, log);
 }
 
 /// Between the signal and the end, what still comes is answered.

@@ -1,9 +1,10 @@
 //! The command line of the operator, typed.
 //! The only file that reads the environment (through clap); it never acts on what it read.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use crds::convert::is_object_name;
 
 /// The cluster side of cudaenv: resolves environments, keeps their status, labels nodes, answers preflights, injects pods.
 #[derive(Debug, Parser)]
@@ -91,7 +92,7 @@ pub struct WebhookArgs {
 
     /// A further name or address that the webhook's certificate is for, where the API server does not reach it by its
     /// service. May be repeated.
-    #[arg(long = "webhook-host", value_name = "HOST")]
+    #[arg(long = "webhook-host", value_name = "HOST", value_parser = host)]
     pub host: Vec<String>,
 
     /// How long the webhook's certificate authority lives. It is replaced when two thirds are over.
@@ -101,4 +102,34 @@ pub struct WebhookArgs {
     /// How long the webhook's serving certificate lives. It is replaced when two thirds are over.
     #[arg(long = "webhook-certificate-lifetime", default_value_t = 90 * 24 * 3600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(20..=315_360_000), hide = true)]
     pub certificate_lifetime: u64,
+}
+
+/// A name or address as a certificate has it. Written in another way it would never be found there again.
+fn host(text: &str) -> Result<String, &'static str> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    let dns = is_object_name(text);
+    dns.then(|| text.to_owned())
+        .ok_or("must be a DNS name in lower case, or an address")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_written_as_certificates_have_it() {
+        for (text, expected) in [
+            ("webhook.example.org", Ok("webhook.example.org")),
+            ("127.0.0.1", Ok("127.0.0.1")),
+            ("2001:DB8:0:0::0001", Ok("2001:db8::1")),
+            ("Webhook", Err(())),
+            ("*.example.org", Err(())),
+            ("host:443", Err(())),
+            ("", Err(())),
+        ] {
+            assert_eq!(host(text).map_err(drop), expected.map(str::to_owned), "{text}");
+        }
+    }
 }

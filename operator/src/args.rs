@@ -37,6 +37,42 @@ pub enum LogFormat {
 pub enum Command {
     /// Serve the cluster that the kubeconfig or the pod's own service account leads to, until SIGTERM.
     Run(RunArgs),
+    /// Leave a cluster: what `helm uninstall` runs before and after it removes the release.
+    #[command(subcommand)]
+    Uninstall(UninstallStep),
+}
+
+/// A step of leaving a cluster.
+#[derive(Debug, Subcommand)]
+pub enum UninstallStep {
+    /// Fail while a pod holds a CUDA environment: without an agent it could never be removed.
+    Check,
+    /// Take labels and taint off the nodes, delete what the programs made, and wait until every node is cleaned.
+    Finish(FinishArgs),
+}
+
+/// What is left to remove.
+#[derive(Debug, clap::Args)]
+pub struct FinishArgs {
+    /// The namespace of the release.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+
+    /// The DaemonSet whose pods are ready when they have cleaned their node.
+    #[arg(long, value_name = "NAME")]
+    pub daemonset: String,
+
+    /// How long nodes may take.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+
+    /// A secret to delete. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub secret: Vec<String>,
+
+    /// The lease to delete.
+    #[arg(long, value_name = "NAME")]
+    pub lease: String,
 }
 
 /// Who this replica is, and what it serves.

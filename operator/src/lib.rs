@@ -17,3 +17,4 @@ pub mod resolver;
 pub mod run;
 pub mod snapshot;
 pub mod telemetry;
+pub mod uninstall;

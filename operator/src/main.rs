@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let started = telemetry::start(&args.log, args.log_format).map_err(anyhow::Error::new);
     let done = started.and_then(|()| match args.command {
         Command::Run(args) => run::run(args),
+        Command::Uninstall(step) => run::uninstall(step),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -15,6 +15,7 @@ pub mod preflight;
 pub mod resolve;
 pub mod status;
 pub mod step;
+pub mod uninstall;
 
 #[cfg(test)]
 mod made_up;

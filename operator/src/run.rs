@@ -24,7 +24,7 @@ use tracing::info;
 use crate::{
     act::write::{FIELD_MANAGER, Writer},
     admission::{self, Admission, keep::Keep, tls},
-    args::{RunArgs, WebhookArgs},
+    args::{RunArgs, UninstallStep, WebhookArgs},
     http::{self, Told},
     leader::Candidate,
     metrics::Metrics,
@@ -34,6 +34,7 @@ use crate::{
     reconcile::Reconciler,
     resolver::Resolver,
     snapshot::{certificates::Names, world::World},
+    uninstall,
 };
 
 /// Runs until SIGTERM or SIGINT, or until a part fails.
@@ -43,6 +44,15 @@ use crate::{
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
     runtime.block_on(serve(args))
+}
+
+/// Does one step of leaving the cluster.
+///
+/// # Errors
+/// What is in the way; what the API server refused.
+pub fn uninstall(step: UninstallStep) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    runtime.block_on(async { uninstall::step(client().await?, step).await })
 }
 
 async fn serve(args: RunArgs) -> anyhow::Result<()> {

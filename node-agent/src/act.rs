@@ -7,5 +7,6 @@ pub mod contents;
 pub mod enter;
 pub mod fetch;
 pub mod install;
+pub mod uninstall;
 pub mod verify;
 pub mod view;

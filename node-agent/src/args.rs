@@ -48,6 +48,8 @@ pub enum Command {
     Scan(ScanArgs),
     /// Serve the volumes of this node's pods: the CSI driver `csi.cudaenv.dev`, until told to stop.
     Serve(Box<ServeArgs>),
+    /// Take cudaenv off this node: the driver's sockets, the mounts of views, the node store.
+    Uninstall(UninstallArgs),
 }
 
 /// The folder of verified store paths, one layer each.
@@ -300,6 +302,25 @@ pub struct ServeArgs {
 
     #[command(flatten)]
     pub node: NodeArgs,
+    #[command(flatten)]
+    pub state: StateArgs,
+}
+
+/// What goes, and what stays.
+#[derive(Debug, clap::Args)]
+pub struct UninstallArgs {
+    /// kubelet's folder.
+    #[arg(long, default_value = "/var/lib/kubelet")]
+    pub kubelet_dir: PathBuf,
+
+    /// Keep the node store for a later installation.
+    #[arg(long)]
+    pub keep_store: bool,
+
+    /// Wait for SIGTERM when done, as a DaemonSet's pods must.
+    #[arg(long)]
+    pub stay: bool,
+
     #[command(flatten)]
     pub state: StateArgs,
 }

@@ -10,6 +10,7 @@ mod reasons;
 mod run;
 mod scan;
 mod serve;
+mod uninstall;
 mod verify;
 
 use std::io::Write as _;
@@ -43,6 +44,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Detect(args) => detect::run(&args, output),
         Command::Scan(args) => scan::run(&args, output),
         Command::Serve(args) => serve::run(*args),
+        Command::Uninstall(args) => uninstall::run(&args, output),
     }
 }
 

@@ -4,4 +4,5 @@ pub mod cluster;
 pub mod driver;
 pub mod gpus;
 pub mod host_root;
+pub mod leftovers;
 pub mod objects;

@@ -9,4 +9,5 @@ pub mod prewarm;
 pub mod root;
 pub mod standing;
 pub mod status;
+pub mod uninstall;
 pub mod view;

@@ -6,6 +6,7 @@ pub mod fetch;
 pub mod happening;
 pub mod host_root;
 pub mod known;
+pub mod leftovers;
 pub mod node;
 pub mod progress;
 pub mod status;

@@ -34,3 +34,14 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
 {{- end -}}
+
+{{/* What cleans a node: the image and its mounts, without arguments */}}
+{{- define "cudaenv.clean" -}}
+image: {{ include "cudaenv.image" (dict "root" . "image" .Values.nodeAgent.image) }}
+imagePullPolicy: {{ .Values.nodeAgent.image.pullPolicy }}
+terminationMessagePolicy: FallbackToLogsOnError
+securityContext: {privileged: true, readOnlyRootFilesystem: true}
+volumeMounts:
+- {name: above, mountPath: {{ dir .Values.stateDir }}, mountPropagation: Bidirectional}
+- {name: kubelet, mountPath: {{ .Values.kubeletDir }}, mountPropagation: HostToContainer}
+{{- end -}}

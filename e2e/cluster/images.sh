@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes container images without a registry or a builder, in the folder it is given: `pause` and `busybox`, each of one
-# static program. `localhost/` in a name keeps every runtime from asking a registry; pods say `imagePullPolicy: Never`.
+# static program, and `glibc`: busybox and the machine's C library, for programs that are not static. `localhost/` in a name keeps every runtime from asking a registry; pods say `imagePullPolicy: Never`.
 set -euo pipefail
 folder=$1
 mkdir -p "$folder"
@@ -28,3 +28,12 @@ image pause pause '{"Entrypoint":["/pause"]}'
 cp "$(command -v busybox)" busybox/bin/busybox
 for applet in $(busybox --list); do [ "$applet" = busybox ] || ln -s busybox "busybox/bin/$applet"; done
 image busybox busybox '{"Cmd":["/bin/sh"],"Env":["PATH=/bin"]}'
+
+cp -r busybox glibc
+loader=$(readelf -l "$(command -v bash)" | sed -nE 's|.*interpreter: (.*)\]|\1|p')
+libc=$(ldd "$(command -v bash)" | sed -nE 's|.* => (/.*/libc\.so\.6) .*|\1|p')
+install -D "$(readlink -f "$loader")" "glibc$loader"
+for library in c.so.6 m.so.6 dl.so.2 pthread.so.0 rt.so.1; do
+  install -D "$(readlink -f "${libc%/*}/lib$library")" "glibc${libc%/*}/lib$library"
+done
+image glibc glibc '{"Cmd":["/bin/sh"],"Env":["PATH=/bin"]}'

@@ -1,0 +1,177 @@
+//! The whole of it: helm installs the chart in a cluster whose nodes have different real drivers, one environment is applied, and
+//! what the programs say of both is right; at the end nothing of them is left. It must never help: no step but what a user would do.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+use e2e::cluster::Cluster;
+use e2e::cluster::chart::NAMESPACE;
+use e2e::cluster::nodes::{Nodes, Place};
+use e2e::programs::Ended;
+use e2e::server::Server;
+use e2e::stage::Stage;
+use e2e::{documents, images, parts, skip};
+
+/// Node, its driver (none: no driver at all), and the variant that fits it.
+const NODES: [(&str, Option<&str>, &str); 4] = [
+    ("node1", Some("470.256.02"), "11.8"),
+    ("node2", Some("535.274.02"), "11.8"),
+    ("node3", Some("550.163.01"), "12.4"),
+    ("node4", None, ""),
+];
+
+/// A cluster with our images and those drivers, and a stage with the closures of four real runtimes.
+fn set_up(check: &str) -> Option<(Cluster, Stage)> {
+    let drivers = skip::without(check, parts::drivers())?;
+    let toolkits = skip::without(check, parts::toolkits())?;
+    let wanted = ["11.8", "12.4", "12.8", "13.0"];
+    let toolkits: Vec<_> = toolkits
+        .into_iter()
+        .filter(|kit| wanted.contains(&&*kit.cuda))
+        .collect();
+    let archives = tempfile::tempdir().unwrap();
+    images::make(archives.path()).unwrap();
+    let at = |(number, (_, version, _)): (u32, &(&str, Option<&str>, &str))| {
+        let driver = drivers.iter().find(|driver| Some(&*driver.version) == *version)?;
+        let place = if number == 3 { Place::Host } else { Place::Operator };
+        Some((number, driver.clone(), place))
+    };
+    let nodes = Nodes {
+        count: 4,
+        drivers: (1..).zip(&NODES).filter_map(at).collect(),
+        images: Some(archives.path().to_owned()),
+    };
+    let cluster = Cluster::with(check, &nodes).unwrap()?;
+    Some((cluster, Stage::new(&toolkits, |_, _| Ok(())).unwrap()))
+}
+
+fn install(cluster: &Cluster) {
+    let values = [
+        "nodeAgent.image.repository=localhost/cudaenv/node-agent",
+        "nodeAgent.image.pullPolicy=Never",
+        "nodeAgent.extraArgs={--gpu,8.0:tesla}",
+        "operator.image.repository=localhost/cudaenv/operator",
+        "operator.image.pullPolicy=Never",
+    ];
+    let set = format!("--set={}", values.join(","));
+    let installed = cluster.install(&[&set, "--wait=false"]).unwrap();
+    assert_eq!(installed.code, 0, "{}\n{}", installed.stderr, cluster.state());
+}
+
+/// The cache and the environment, as a user writes them.
+fn apply(cluster: &Cluster, stage: &Stage, server: &Server) {
+    let variants = stage.closures.iter().rev().map(|closure| {
+        let cuda = &closure.toolkit.cuda;
+        documents::variant(&format!("cu{}", cuda.replace('.', "")), cuda, &closure.environment)
+    });
+    let packages = [documents::package("cuda", &variants.collect::<Vec<_>>())];
+    cluster.printed(&["create", "namespace", "team-a"]).unwrap();
+    for object in [
+        documents::cache("stage", &server.url(), &[&stage.public_key]),
+        documents::environment("cuda", &packages),
+    ] {
+        let answer = cluster.kubectl_with(&["apply"], &object).unwrap();
+        assert_eq!(answer.code, 0, "{answer:?}\n{}", cluster.state());
+    }
+}
+
+#[test]
+fn an_installed_chart_tells_of_every_node_and_leaves_nothing_when_uninstalled() {
+    let check = "an installed chart on nodes with different drivers";
+    let Some((cluster, stage)) = set_up(check) else {
+        return;
+    };
+    let server = cluster.serve(&stage.cache()).unwrap();
+    install(&cluster);
+    agents_say_what_their_nodes_are(&cluster);
+    apply(&cluster, &stage, &server);
+    the_operator_tells_of_nodes_and_environments(&cluster);
+    uninstalling_leaves_nothing_but_what_users_wrote(&cluster);
+}
+
+fn agents_say_what_their_nodes_are(cluster: &Cluster) {
+    let said = || {
+        cluster.field(
+            "cudanodes",
+            "{range .items[*]}{.metadata.name}={.status.driver.version} {end}",
+        )
+    };
+    let expected: Vec<_> = NODES
+        .iter()
+        .map(|(node, driver, _)| format!("{node}={} ", driver.unwrap_or_default()))
+        .collect();
+    cluster
+        .until("every node has a CUDANode with its driver", || {
+            Ok(said()? == expected.concat())
+        })
+        .unwrap();
+}
+
+/// Class and CUDA release as labels of the nodes, closures and signatures in the environment's status.
+fn the_operator_tells_of_nodes_and_environments(cluster: &Cluster) {
+    let labels = "{.items[*].metadata.labels['cudaenv\\.dev/cuda']}";
+    cluster
+        .until("nodes are labelled", || {
+            Ok(cluster.field("nodes", labels)? == "11.4 12.2 12.4")
+        })
+        .unwrap();
+    let resolved = "{.items[*].status.conditions[?(@.type=='Resolved')].status}";
+    cluster
+        .until("the environment is resolved", || {
+            Ok(cluster.field("cudaenvironments", resolved)? == "True")
+        })
+        .unwrap();
+    let caches = "{.items[*].status.conditions[?(@.type=='Ready')].status}";
+    cluster
+        .until("the cache is ready", || {
+            Ok(cluster.field("cudabinarycaches", caches)? == "True")
+        })
+        .unwrap();
+}
+
+/// `helm uninstall`, which waits for its hooks.
+fn uninstall(cluster: &Cluster) -> Ended {
+    cluster
+        .helm(&["uninstall", "cudaenv", "-n", NAMESPACE, "--wait", "--timeout=120s"])
+        .unwrap()
+}
+
+fn uninstalling_leaves_nothing_but_what_users_wrote(cluster: &Cluster) {
+    let done = uninstall(cluster);
+    assert_eq!(done.code, 0, "{done:?}\n{}", cluster.state());
+    for (node, _, _) in NODES {
+        let ours = |line: &&String| line.contains(" /var/lib/cudaenv/");
+        let mounts = cluster.mounts(node).unwrap();
+        assert_eq!(mounts.iter().filter(ours).collect::<Vec<_>>(), [""; 0], "{node}");
+        let kept = ["plugins/csi.cudaenv.dev", "plugins_registry/csi.cudaenv.dev-reg.sock"];
+        for file in kept.map(|name| cluster.folder().join(node).join("kubelet").join(name)) {
+            assert!(!file.exists(), "{} is left", file.display());
+        }
+        let store = cluster.folder().join(node).join("cudaenv");
+        assert_eq!(
+            std::fs::read_dir(store).unwrap().count(),
+            0,
+            "{node}: the node store is left"
+        );
+    }
+    let nodes = cluster.printed(&["get", "nodes", "-o", "json"]).unwrap();
+    assert!(!nodes.contains("cudaenv.dev/"), "{nodes}");
+    assert_eq!(cluster.field("cudanodes", "{.items[*].metadata.name}").unwrap(), "");
+    let ours = "all,secrets,leases,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,csidrivers,\
+                mutatingwebhookconfigurations,validatingwebhookconfigurations,validatingadmissionpolicies,poddisruptionbudgets";
+    let left = || -> anyhow::Result<Vec<String>> {
+        let names = cluster.printed(&["get", ours, "-A", "-o", "name"])?;
+        Ok(names
+            .lines()
+            .filter(|name| name.contains("cudaenv"))
+            .map(str::to_owned)
+            .collect())
+    };
+    // The hooks' own pods have a moment to end.
+    cluster
+        .until("nothing of ours is left", || Ok(left()?.is_empty()))
+        .unwrap();
+    let written = cluster
+        .field("cudaenvironments,cudabinarycaches", "{.items[*].metadata.name}")
+        .unwrap();
+    assert_eq!(written, "cuda stage");
+}

@@ -103,6 +103,13 @@ impl NodeStore {
         Ok(volumes.collect())
     }
 
+    /// When the folders that [`numbers`](Self::numbers) are counted from last got or lost a name: counting again is of no
+    /// use before one of them did.
+    pub fn stamp(&self) -> [SystemTime; 4] {
+        let layout = self.layout();
+        [layout.meta(), layout.views(), layout.volumes(), layout.leases()].map(|folder| modified(&folder))
+    }
+
     /// The store in numbers, for reports.
     ///
     /// # Errors

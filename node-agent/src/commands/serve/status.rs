@@ -35,7 +35,7 @@ use crate::{
     store::NodeStore,
 };
 
-/// Between two looks at the store's numbers.
+/// Between two looks at the store and its volumes where nothing seems to have changed.
 const COUNT_EVERY: Duration = Duration::from_secs(60);
 
 /// What a report is made of.
@@ -250,21 +250,29 @@ pub(super) async fn compare(store: NodeStore, mut node: watch::Receiver<Arc<Node
     }
 }
 
-/// Counts the store now and then.
+/// Counts the store when something came or went, and now and then.
 pub(super) async fn count(store: NodeStore, numbers: watch::Sender<Result<StoreNumbers, String>>) {
     loop {
-        let store = store.clone();
-        let now = match spawn_blocking(move || store.numbers()).await {
-            Ok(Ok(now)) => Ok(now),
-            Ok(Err(error)) => Err(chain(&error)),
-            Err(error) => Err(error.to_string()),
+        let here = store.clone();
+        // The stamp goes first: what changes while counting is counted again.
+        let counted = spawn_blocking(move || (here.stamp(), here.numbers())).await;
+        let (stamp, now) = match counted {
+            Ok((stamp, Ok(now))) => (Some(stamp), Ok(now)),
+            Ok((_, Err(error))) => (None, Err(chain(&error))),
+            Err(error) => (None, Err(error.to_string())),
         };
         numbers.send_if_modified(|shown| {
             let differs = *shown != now;
             *shown = now;
             differs
         });
-        sleep(COUNT_EVERY).await;
+        for _ in 0..COUNT_EVERY.as_secs() / AT_MOST_EVERY.as_secs() {
+            sleep(AT_MOST_EVERY).await;
+            let here = store.clone();
+            if spawn_blocking(move || here.stamp()).await.ok() != stamp {
+                break;
+            }
+        }
     }
 }
 

@@ -20,8 +20,20 @@ use crate::{
     snapshot::certificates::{Kept, Names},
 };
 
+/// Between steps that belong together.
+const BETWEEN_STEPS: Duration = Duration::from_millis(100);
 /// Longest wait after failures.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What came of one look.
+enum Round {
+    /// Everything is as it should be.
+    Settled,
+    /// A step was taken.
+    Stepped(Step),
+    /// The look or the step failed, and that was told.
+    Failed,
+}
 
 /// What is needed to keep certificates.
 pub struct Keep {
@@ -53,23 +65,23 @@ impl Keep {
         let mut wait = self.wanted.interval();
         loop {
             wait = match self.round().await {
-                // What was made is not served before it is trusted: at once.
-                Some(Some(Step::Begin | Step::AddAuthority | Step::DropOld)) => Duration::ZERO,
-                Some(Some(Step::Sign | Step::Trust) | None) => self.wanted.interval(),
-                None => (wait * 2).clamp(self.wanted.interval(), LONGEST_WAIT),
+                // What was made or dropped is told to the API server next.
+                Round::Stepped(Step::Begin | Step::AddAuthority | Step::DropOld) => BETWEEN_STEPS,
+                Round::Stepped(Step::Sign | Step::Trust) | Round::Settled => self.wanted.interval(),
+                Round::Failed => (wait * 2).clamp(self.wanted.interval(), LONGEST_WAIT),
             };
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// One look and at most one step: which; nothing where it failed.
-    async fn round(&self) -> Option<Option<Step>> {
+    /// One look and at most one step.
+    async fn round(&self) -> Round {
         let read = observe::certificates::read(&self.client, &self.names).await;
         let (seen, serving) = match read {
             Ok(read) => read,
             Err(failed) => {
                 warn!(error = %chain(&failed), "the webhook's certificates cannot be looked at; it goes on with what it has");
-                return None;
+                return Round::Failed;
             }
         };
         if let Kept::Foreign { kind } = &seen.kept {
@@ -79,7 +91,7 @@ impl Keep {
                 secret.r#type = kind,
                 "the secret for the webhook's certificates is not the operator's own: rename it, or choose another with --webhook-secret"
             );
-            return None;
+            return Round::Failed;
         }
         if let Some(serving) = serving {
             self.serve(serving);
@@ -87,7 +99,7 @@ impl Keep {
         let now = (self.clock)();
         let trusted = mistrusted(&seen).next().is_none();
         let Some(step) = plan(now, &seen.kept, trusted, &self.wanted) else {
-            return Some(None);
+            return Round::Settled;
         };
         if let Kept::Unusable { why } = &seen.kept {
             warn!(
@@ -99,11 +111,11 @@ impl Keep {
         match act::certificates::execute(&self.client, &self.names, step, &seen, (now, &self.wanted)).await {
             Ok(()) => {
                 info!(?step, "the webhook's certificates took a step");
-                Some(Some(step))
+                Round::Stepped(step)
             }
             Err(failed) => {
                 warn!(?step, error = %chain(&failed), "the webhook's certificates cannot take a step; it is tried again");
-                None
+                Round::Failed
             }
         }
     }

@@ -20,7 +20,12 @@ pub struct Fleet<'a> {
     pub classes: Vec<Class<'a>>,
     /// What agents say about an environment: the member's index, and its words.
     reports: BTreeMap<EnvironmentKey, Vec<(usize, &'a NodeEnvironment)>>,
+    /// The members that each node selector of an environment matches, by class.
+    matched: BTreeMap<&'a Labels, Groups>,
 }
+
+/// Members by class; those without one stand under `None`. Their indices, in order.
+pub type Groups = BTreeMap<Option<usize>, Vec<usize>>;
 
 /// A node that has an agent.
 #[derive(Debug)]
@@ -51,6 +56,7 @@ impl<'a> Fleet<'a> {
             members: Vec::with_capacity(world.machines.len()),
             classes: Vec::new(),
             reports: BTreeMap::new(),
+            matched: BTreeMap::new(),
         };
         let mut known: BTreeMap<&str, usize> = BTreeMap::new();
         for (name, machine) in &world.machines {
@@ -70,7 +76,30 @@ impl<'a> Fleet<'a> {
                 fleet.reports.entry(key).or_default().push((index, report));
             }
         }
+        // Environments share few selectors: thousands of both need not be compared one by one.
+        for entry in world.catalogue.environments.values() {
+            if !fleet.matched.contains_key(&entry.node_selector) {
+                let groups = fleet.groups(&entry.node_selector);
+                fleet.matched.insert(&entry.node_selector, groups);
+            }
+        }
         fleet
+    }
+
+    /// The members that a node selector matches.
+    pub fn groups(&self, selector: &Labels) -> Groups {
+        let mut groups = Groups::new();
+        for (index, member) in self.members.iter().enumerate() {
+            if self.matches(selector, member) {
+                groups.entry(member.class).or_default().push(index);
+            }
+        }
+        groups
+    }
+
+    /// The members that an environment of the world is meant for.
+    pub fn meant_for(&self, entry: &EnvironmentEntry) -> Option<&Groups> {
+        self.matched.get(&entry.node_selector)
     }
 
     fn class(&mut self, known: &mut BTreeMap<&'a str, usize>, machine: &'a Machine) -> Option<usize> {

@@ -185,21 +185,32 @@ impl<'a> Trial<'a> {
 
     /// What changes, worst first, and how many changes there are.
     fn changes(&self) -> (Vec<PreflightChange>, usize) {
+        let mut by_class: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for (member, class) in &self.members {
+            by_class.entry(*class).or_default().insert(*member);
+        }
         let mut changes: BTreeMap<Same, PreflightChange> = BTreeMap::new();
         for candidate in &self.environments {
             let held = self.held(candidate.key);
-            for (member, class) in &self.members {
-                let choice = candidate.choices.get(class);
-                let Some(choice) = choice.filter(|_| self.is_meant_for(candidate, *member)) else {
+            for (class, choice) in &candidate.choices {
+                let members = &by_class[class];
+                let found: Vec<_> = candidate
+                    .environment
+                    .packages
+                    .iter()
+                    .filter_map(|package| change(candidate.key, &package.name, choice))
+                    .collect();
+                if found.is_empty() {
                     continue;
-                };
-                for package in &candidate.environment.packages {
-                    let Some(change) = change(candidate.key, &package.name, choice) else {
-                        continue;
-                    };
+                }
+                let meant = members.iter().filter(|member| self.is_meant_for(candidate, **member));
+                let nodes = number(meant.count());
+                let in_use = held.keys().filter(|member| members.contains(member));
+                let in_use = number(in_use.filter(|member| self.is_meant_for(candidate, **member)).count());
+                for change in found.into_iter().filter(|_| nodes > 0) {
                     let entry = changes.entry(Same::of(&change)).or_insert(change);
-                    entry.nodes += 1;
-                    entry.nodes_in_use += i32::from(held.contains_key(member));
+                    entry.nodes += nodes;
+                    entry.nodes_in_use += in_use;
                 }
             }
         }

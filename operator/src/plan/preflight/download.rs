@@ -35,14 +35,25 @@ pub(super) fn bytes(trial: &Trial<'_>) -> Option<u64> {
 
 /// For each member, the environments that it holds or will be given ahead: their indices.
 fn holdings(trial: &Trial<'_>) -> Vec<Vec<usize>> {
+    let places: BTreeMap<usize, usize> = trial
+        .members
+        .iter()
+        .enumerate()
+        .map(|(place, (member, _))| (*member, place))
+        .collect();
     let mut holdings = vec![Vec::new(); trial.members.len()];
     for (index, candidate) in trial.environments.iter().enumerate() {
-        let held = trial.held(candidate.key);
-        let ahead = candidate.entry.prewarm == Prewarm::Always;
-        for (place, (member, _)) in trial.members.iter().enumerate() {
-            if held.contains_key(member) || (ahead && trial.is_meant_for(candidate, *member)) {
-                holdings[place].push(index);
+        if candidate.entry.prewarm == Prewarm::Always {
+            for (member, place) in &places {
+                if trial.is_meant_for(candidate, *member) {
+                    holdings[*place].push(index);
+                }
             }
+            continue;
+        }
+        let held = trial.held(candidate.key);
+        for place in held.keys().filter_map(|member| places.get(member)) {
+            holdings[*place].push(index);
         }
     }
     holdings

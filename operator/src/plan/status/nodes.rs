@@ -1,21 +1,18 @@
 //! How an environment does on the nodes: counted, with the first failures.
-//! Never asks selection twice for one class.
+//! Never asks selection twice for one class, never visits every node for every environment.
 
 use std::collections::BTreeMap;
 
 use crds::{
     catalogue::{EnvironmentEntry, EnvironmentKey},
-    domain::environment::Environment,
+    domain::{environment::Environment, node::NodeFacts},
     failure,
     selection::{KnownContents, Reason, Selection, select},
     v1alpha1::{CUDAEnvironmentStatus, EnvironmentPhase, NodeCounts, NodeEnvironment, NodeFailure},
 };
 
 use super::Inputs;
-use crate::plan::{
-    conditions::shortened,
-    fleet::{Fleet, Member},
-};
+use crate::plan::conditions::shortened;
 
 /// Most failures that a status lists.
 const MOST_FAILURES: usize = 10;
@@ -46,7 +43,8 @@ struct Choice {
     covers: bool,
 }
 
-/// Counts the nodes that an environment is meant for.
+/// Counts the nodes that an environment is meant for: classes as a whole, and one by one only those whose agents say
+/// something of it.
 pub(super) fn tally(
     inputs: &Inputs<'_>,
     (key, entry): (&EnvironmentKey, &EnvironmentEntry),
@@ -54,98 +52,94 @@ pub(super) fn tally(
     written: &CUDAEnvironmentStatus,
 ) -> Tally {
     let fleet = inputs.fleet;
-    let current = |report: &NodeEnvironment| report.generation == entry.generation;
-    let reports: BTreeMap<usize, &NodeEnvironment> = fleet
-        .reports(key)
-        .iter()
-        .filter(|(_, report)| current(report))
-        .copied()
-        .collect();
-    let mut choices: Vec<Option<Choice>> = fleet.classes.iter().map(|_| None).collect();
     let mut tally = Tally::default();
+    let mut choices: BTreeMap<usize, Choice> = BTreeMap::new();
     let mut misfits = Vec::new();
+    // Nodes of a class of which nothing has been said yet.
+    let mut silent: BTreeMap<Option<usize>, usize> = BTreeMap::new();
+    for (class, members) in fleet.meant_for(entry).into_iter().flatten() {
+        tally.selected += members.len();
+        silent.insert(*class, members.len());
+        let Some(class) = class else { continue };
+        let choice = choose(environment, fleet.classes[*class].facts);
+        tally.fits |= choice.covers;
+        if !choice.covers {
+            let node = members.first().map_or("", |member| fleet.members[*member].name);
+            misfits.push(misfit(node, environment, &choice.selection));
+        }
+        choices.insert(*class, choice);
+    }
     let time = |failure: NodeFailure| dated(failure, written, &inputs.now.to_string());
-    for (index, member) in fleet.members.iter().enumerate() {
-        if !fleet.is_meant_for(entry, member) {
+    for (index, report) in fleet.reports(key) {
+        let member = &fleet.members[*index];
+        let current = report.generation == entry.generation && report.phase != EnvironmentPhase::Pending;
+        if !current || !fleet.is_meant_for(entry, member) {
             continue;
         }
-        tally.selected += 1;
-        let (choice, first) = choice(fleet, member, environment, &mut choices);
-        let report = reports.get(&index).copied();
-        tally.count_variants(report, choice);
-        if let Some(choice) = choice.filter(|_| first) {
-            tally.fits |= choice.covers;
-            if !choice.covers {
-                let failure = misfit(member.name, environment, &choice.selection);
-                tally.misfit.get_or_insert_with(|| failure.message.clone());
-                misfits.push(failure);
-            }
-        }
-        let phase = report.map_or(EnvironmentPhase::Pending, |report| report.phase);
-        match phase {
-            EnvironmentPhase::Ready => tally.ready += 1,
-            EnvironmentPhase::Fetching => tally.fetching += 1,
-            EnvironmentPhase::Incompatible => tally.incompatible += 1,
-            EnvironmentPhase::Pending if choice.is_some_and(|choice| !choice.covers) => tally.incompatible += 1,
-            EnvironmentPhase::Pending => {}
-            EnvironmentPhase::Failed => {
-                tally.failed += 1;
-                if tally.failures.len() < MOST_FAILURES {
-                    tally
-                        .failures
-                        .extend(report.map(|report| time(failed(member.name, report))));
-                }
-            }
+        *silent.entry(member.class).or_default() -= 1;
+        let choice = member.class.and_then(|class| choices.get(&class));
+        tally.count_report(report, choice);
+        if report.phase == EnvironmentPhase::Failed && tally.failures.len() < MOST_FAILURES {
+            tally.failures.push(time(failed(member.name, report)));
         }
     }
+    for (class, nodes) in silent {
+        if let Some(choice) = class.and_then(|class| choices.get(&class)) {
+            tally.count_silent(nodes, choice);
+        }
+    }
+    misfits.sort_by(|a, b| a.node.cmp(&b.node));
+    tally.misfit = misfits.first().map(|misfit| misfit.message.clone());
     let room = MOST_FAILURES.saturating_sub(tally.failures.len());
     tally.failures.extend(misfits.into_iter().take(room).map(time));
     tally
 }
 
-/// What selection says for the member's class, and whether this is the first member of it.
-fn choice<'c>(
-    fleet: &Fleet<'_>,
-    member: &Member<'_>,
-    environment: &Environment,
-    choices: &'c mut [Option<Choice>],
-) -> (Option<&'c Choice>, bool) {
-    let Some(class) = member.class else {
-        return (None, false);
-    };
-    let first = choices[class].is_none();
-    let choice = choices[class].get_or_insert_with(|| {
-        let selection = select(environment, fleet.classes[class].facts, &KnownContents::default());
-        Choice {
-            covers: selection.covers(environment),
-            selection,
-        }
-    });
-    (Some(choice), first)
+fn choose(environment: &Environment, facts: &NodeFacts) -> Choice {
+    let selection = select(environment, facts, &KnownContents::default());
+    Choice {
+        covers: selection.covers(environment),
+        selection,
+    }
 }
 
 impl Tally {
-    /// By what the node's agent says; before it has said anything, by what selection says for its class.
-    fn count_variants(&mut self, report: Option<&NodeEnvironment>, choice: Option<&Choice>) {
-        let mut count = |package: &str, variant: &str| {
-            *self
-                .variants
-                .entry((package.to_owned(), variant.to_owned()))
-                .or_default() += 1;
-        };
-        match (report, choice) {
-            (Some(report), _) if !report.packages.is_empty() => {
-                for package in &report.packages {
-                    count(&package.name, &package.variant);
-                }
-            }
-            (_, Some(choice)) => {
-                for (package, selected) in &choice.selection.selected {
-                    count(package, &selected.variant);
-                }
-            }
-            (_, None) => {}
+    /// What a node's agent says counts; which variants it has, where it does not say, is what selection says.
+    fn count_report(&mut self, report: &NodeEnvironment, choice: Option<&Choice>) {
+        match report.phase {
+            EnvironmentPhase::Ready => self.ready += 1,
+            EnvironmentPhase::Fetching => self.fetching += 1,
+            EnvironmentPhase::Incompatible => self.incompatible += 1,
+            EnvironmentPhase::Failed => self.failed += 1,
+            EnvironmentPhase::Pending => {}
         }
+        if report.packages.is_empty() {
+            self.count_variants(1, choice);
+        } else {
+            for package in &report.packages {
+                self.count_variant(1, &package.name, &package.variant);
+            }
+        }
+    }
+
+    /// Nodes of one class whose agents have said nothing yet.
+    fn count_silent(&mut self, nodes: usize, choice: &Choice) {
+        if !choice.covers {
+            self.incompatible += nodes;
+        }
+        self.count_variants(nodes, Some(choice));
+    }
+
+    fn count_variants(&mut self, nodes: usize, choice: Option<&Choice>) {
+        let selected = choice.into_iter().flat_map(|choice| &choice.selection.selected);
+        for (package, selected) in selected {
+            self.count_variant(nodes, package, &selected.variant);
+        }
+    }
+
+    fn count_variant(&mut self, nodes: usize, package: &str, variant: &str) {
+        let key = (package.to_owned(), variant.to_owned());
+        *self.variants.entry(key).or_default() += nodes;
     }
 
     /// Nodes on which a variant is the selected one.

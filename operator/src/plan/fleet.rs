@@ -73,7 +73,11 @@ impl<'a> Fleet<'a> {
                     namespace: report.namespace.clone(),
                     name: report.name.clone(),
                 };
-                fleet.reports.entry(key).or_default().push((index, report));
+                let reports = fleet.reports.entry(key).or_default();
+                // An agent that says two things of one environment is heard once.
+                if reports.last().is_none_or(|(last, _)| *last != index) {
+                    reports.push((index, report));
+                }
             }
         }
         // Environments share few selectors: thousands of both need not be compared one by one.

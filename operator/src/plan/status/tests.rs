@@ -159,6 +159,9 @@ fn nodes_are_counted_by_what_their_agents_say_and_before_that_by_selection() {
         failures,
         [("failed", "Reason", now.as_str()), ("misfit", "DriverTooOld", &now)]
     );
+    // An agent that says something twice counts once.
+    report(&mut world, "ready", "torch", Phase::Failed);
+    assert_eq!(fresh(&world, &all, &key).nodes, status.nodes);
     // What an agent says of an older spec does not count.
     let entry = std::sync::Arc::make_mut(world.catalogue.environments.get_mut(&key).unwrap());
     entry.generation = 2;

@@ -4,6 +4,7 @@
 pub mod act;
 pub mod args;
 pub mod commands;
+pub mod csi;
 pub mod elf;
 pub mod elf_note;
 pub mod fatbin;

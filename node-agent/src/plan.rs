@@ -9,5 +9,7 @@ pub mod prewarm;
 pub mod root;
 pub mod standing;
 pub mod status;
+pub mod sweep;
 pub mod uninstall;
 pub mod view;
+pub mod volume;

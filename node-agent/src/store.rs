@@ -31,6 +31,7 @@ mod record;
 mod staging;
 mod state;
 mod sweep;
+mod volume;
 
 /// A step on a node store failed. The path says where, the source says why.
 #[derive(Debug, thiserror::Error)]

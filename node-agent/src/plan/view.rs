@@ -13,6 +13,9 @@ pub const MAX_LAYERS: usize = 500;
 /// Most layers of a view: an overlay of overlays, which is as deep as Linux stacks file systems.
 pub const MAX_GROUPED_LAYERS: usize = MAX_LAYERS * MAX_LAYERS;
 
+/// What the mount table shows as the source of our overlays, and by which they are known as ours.
+pub const SOURCE: &str = "cudaenv";
+
 /// The SELinux label under which every container may read files (container-selinux's policy), without categories, which
 /// would keep some out.
 pub const CONTAINER_READABLE: &str = "system_u:object_r:container_file_t:s0";
@@ -108,9 +111,7 @@ pub fn plan(request: ViewRequest) -> Result<ViewPlan, ViewRefusal> {
         cudaenv_json,
         selinux_label,
     } = request;
-    let mut layers = vec![ViewLayer::Face];
-    layers.extend(bridge.map(ViewLayer::Bridge));
-    layers.extend(paths.iter().cloned().map(ViewLayer::Path));
+    let layers = layers(bridge, &paths);
     if layers.len() > MAX_GROUPED_LAYERS {
         return Err(ViewRefusal::TooManyLayers { count: layers.len() });
     }
@@ -124,6 +125,32 @@ pub fn plan(request: ViewRequest) -> Result<ViewPlan, ViewRefusal> {
         paths,
         selinux_label,
     })
+}
+
+/// The plan of a view whose files are made already: enough to mount it, after a reboot too.
+pub fn of_built(
+    digest: ViewDigest,
+    kind: ViewKind,
+    bridge: Option<BridgeId>,
+    paths: BTreeSet<StorePath>,
+    selinux_label: Option<String>,
+) -> ViewPlan {
+    ViewPlan {
+        groups: group(layers(bridge, &paths)),
+        digest,
+        kind,
+        packages: BTreeMap::new(),
+        cudaenv_json: String::new(),
+        selinux_label: selinux_label.filter(|_| kind == ViewKind::Overlay),
+        paths,
+    }
+}
+
+fn layers(bridge: Option<BridgeId>, paths: &BTreeSet<StorePath>) -> Vec<ViewLayer> {
+    let mut layers = vec![ViewLayer::Face];
+    layers.extend(bridge.map(ViewLayer::Bridge));
+    layers.extend(paths.iter().cloned().map(ViewLayer::Path));
+    layers
 }
 
 /// Groups of nearly equal size: an overlay needs two layers at least, so no group may be a lonely rest.

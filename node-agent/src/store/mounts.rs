@@ -25,6 +25,8 @@ pub struct Mount {
     pub options: Vec<String>,
     /// The file system's type.
     pub kind: String,
+    /// What was given as its source: a device, or any name.
+    pub source: String,
 }
 
 /// The mount table, in mount order.
@@ -56,8 +58,10 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         .split(|b| *b == b',')
         .map(|o| String::from_utf8_lossy(o).into_owned())
         .collect();
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    let mut behind = fields.skip_while(|field| *field != b"-").skip(1);
+    let (kind, source) = (behind.next()?, behind.next()?);
     Some(Mount {
+        source: unescape(source).to_string_lossy().into_owned(),
         device,
         root,
         at,
@@ -105,6 +109,10 @@ mod tests {
             ("overlay", Path::new("/x"))
         );
         assert_eq!(table[1].options, ["ro", "nosuid", "nodev"]);
+        assert_eq!(
+            (table[0].source.as_str(), table[1].source.as_str()),
+            ("/dev/root", "overlay")
+        );
         assert_eq!(mounted_at(&table, Path::new("/v")), Some(&table[1]));
         assert_eq!(mounted_at(&table, Path::new("/w")), None);
     }

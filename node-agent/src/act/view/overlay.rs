@@ -17,13 +17,11 @@ use rustix::{
 
 use super::{ViewError, unmount};
 use crate::{
-    plan::view::{ViewLayer, ViewPlan},
+    plan::view::{SOURCE, ViewLayer, ViewPlan},
     snapshot::view::ViewKind,
     store::NodeStore,
 };
 
-/// What `mount` shows as the source.
-const SOURCE: &str = "cudaenv";
 /// `statfs` of an overlay (Linux, `uapi/linux/magic.h`).
 const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
 /// Where the inner overlays of a large view are mounted for a moment, in the view's folder.

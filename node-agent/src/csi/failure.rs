@@ -1,0 +1,197 @@
+//! Why a call was not answered with success, and the code that tells kubelet what to expect.
+//! Never a detail in a status: the specification wants them empty; the sentence says it all.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crds::{
+    catalogue::{Denied, EnvironmentKey},
+    failure::Reason,
+};
+use tokio::task::JoinError;
+use tonic::{Code, Status};
+
+use crate::{
+    act::view::ViewError,
+    plan::volume::BadRequest,
+    provision::{ProvisionError, service::Busy},
+    report::failure::chain,
+    snapshot::progress::Progress,
+    store::StoreError,
+};
+
+/// Longest sentence of a status, in bytes.
+const LONGEST: usize = 1000;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error(transparent)]
+    BadRequest(#[from] BadRequest),
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("the agent of node {node} has not seen the cluster's objects yet")]
+    Starting { node: String },
+    #[error("another call for this volume is under way")]
+    UnderWay,
+    #[error("this call gave way to one that takes the volume away")]
+    Displaced,
+    #[error("target_path: the volume was published there with other arguments")]
+    OtherArguments,
+    #[error("target_path: the volume is at another target, and its access mode allows one only")]
+    OtherTarget,
+    #[error("something that is not ours is mounted at {}: unmount it on node {node}", target.display())]
+    Foreign { target: PathBuf, node: String },
+    #[error("volume_path: this volume is not published at {}", path.display())]
+    NotPublished { path: PathBuf },
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    #[error("{environment}: {}", told(progress))]
+    Fetching {
+        environment: EnvironmentKey,
+        progress: Progress,
+    },
+    #[error("{environment} on node {node}")]
+    Provision {
+        environment: EnvironmentKey,
+        node: String,
+        source: Arc<ProvisionError>,
+    },
+    #[error("mounting the view on node {node}")]
+    View { node: String, source: ViewError },
+    #[error("taking the volume away on node {node}")]
+    TakeAway { node: String, source: ViewError },
+    #[error("the node store of node {node}")]
+    Store { node: String, source: StoreError },
+    #[error("a task of the agent died")]
+    TaskDied { source: JoinError },
+}
+
+impl CallError {
+    /// The word for people; nothing where work merely goes on.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::BadRequest(_) | Self::OtherArguments | Self::OtherTarget | Self::NotPublished { .. } => {
+                Some(Reason::BadRequest)
+            }
+            Self::Denied(Denied::NotFound { .. }) => Some(Reason::EnvironmentNotFound),
+            Self::Denied(Denied::Invalid { .. } | Denied::Cache { .. } | Denied::NoCache { .. }) => {
+                Some(Reason::BadRequest)
+            }
+            Self::Starting { .. } | Self::UnderWay | Self::Displaced | Self::Busy(_) | Self::Fetching { .. } => None,
+            Self::Foreign { .. } | Self::View { .. } | Self::TakeAway { .. } => Some(Reason::ViewFailed),
+            Self::Provision { source, .. } => Some(source.reason()),
+            Self::Store { .. } | Self::TaskDied { .. } => Some(Reason::StoreFailed),
+        }
+    }
+
+    /// The code, by what kubelet makes of it (`pkg/volume/csi`): `UNAVAILABLE`, `ABORTED` and `RESOURCE_EXHAUSTED` say that
+    /// work may go on and the call is to come again; any other says that nothing is left behind. It comes again in both
+    /// cases, ever more rarely.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::BadRequest(_) => Code::InvalidArgument,
+            Self::Denied(Denied::NotFound { .. }) | Self::NotPublished { .. } => Code::NotFound,
+            Self::Denied(Denied::Invalid { .. } | Denied::Cache { .. } | Denied::NoCache { .. }) => {
+                Code::FailedPrecondition
+            }
+            Self::Starting { .. } => Code::Unavailable,
+            Self::UnderWay | Self::Displaced | Self::Busy(_) | Self::Fetching { .. } => Code::Aborted,
+            Self::OtherArguments => Code::AlreadyExists,
+            Self::OtherTarget | Self::Foreign { .. } => Code::FailedPrecondition,
+            Self::Provision { source, .. } => of_reason(source.reason()),
+            Self::View { .. } | Self::TakeAway { .. } | Self::Store { .. } | Self::TaskDied { .. } => Code::Internal,
+        }
+    }
+
+    /// What kubelet gets, and shows in an event of the pod.
+    pub fn status(&self) -> Status {
+        Status::new(self.code(), self.sentence())
+    }
+
+    /// The whole chain, cut to what an event takes.
+    pub fn sentence(&self) -> String {
+        let word = self.reason().map(|reason| format!("{reason:?}: ")).unwrap_or_default();
+        let mut text = word + &chain(self);
+        if text.len() > LONGEST {
+            let end = (0..=LONGEST - 4)
+                .rev()
+                .find(|end| text.is_char_boundary(*end))
+                .unwrap_or_default();
+            text.truncate(end);
+            text.push_str(" …");
+        }
+        text
+    }
+}
+
+fn of_reason(reason: Reason) -> Code {
+    match reason {
+        Reason::BadRequest => Code::FailedPrecondition,
+        Reason::EnvironmentNotFound => Code::NotFound,
+        Reason::DriverTooOld
+        | Reason::PtxTooNew
+        | Reason::NoCodeForGPU
+        | Reason::NoVariantForSystem
+        | Reason::OutsideDeclaredRange
+        | Reason::SignatureUntrusted => Code::FailedPrecondition,
+        // The next attempt may find another driver, or a cache that is well again.
+        Reason::DriverNotReady
+        | Reason::DriverMismatch
+        | Reason::HashMismatch
+        | Reason::CacheUnreachable
+        | Reason::NotInAnyCache => Code::Unavailable,
+        Reason::InsufficientDisk => Code::ResourceExhausted,
+        Reason::StoreCorrupt | Reason::StoreFailed | Reason::ViewFailed | Reason::ProgramFailed => Code::Internal,
+    }
+}
+
+/// How far a fetch is, for a person.
+fn told(progress: &Progress) -> String {
+    let fetch = &progress.fetch;
+    if progress.queued {
+        return "waits for other environments that are being fetched".to_owned();
+    }
+    if fetch.paths_total == 0 {
+        return "is being resolved".to_owned();
+    }
+    let percent = (fetch.bytes_done.saturating_mul(100))
+        .checked_div(fetch.bytes_total)
+        .unwrap_or(100);
+    let source = fetch
+        .source
+        .as_deref()
+        .map(|name| format!(" from {name}"))
+        .unwrap_or_default();
+    format!(
+        "fetched {percent} % ({} of {} bytes, {} of {} store paths) at {} bytes/s{source}; it goes on",
+        fetch.bytes_done, fetch.bytes_total, fetch.paths_done, fetch.paths_total, progress.bytes_per_second
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_begins_with_its_word_and_fits_an_event() {
+        let error = CallError::Denied(Denied::NotFound {
+            namespace: "a".to_owned(),
+            kind: "CUDAEnvironment",
+            name: "ü".repeat(900),
+        });
+        assert_eq!(
+            (error.code(), error.reason()),
+            (Code::NotFound, Some(Reason::EnvironmentNotFound))
+        );
+        let sentence = error.sentence();
+        assert!(
+            sentence.starts_with("EnvironmentNotFound: ") && sentence.ends_with(" …"),
+            "{sentence}"
+        );
+        assert!(sentence.len() <= LONGEST);
+        let error = CallError::UnderWay;
+        assert_eq!(error.status().code(), Code::Aborted);
+        assert_eq!(error.sentence(), "another call for this volume is under way");
+        assert!(error.status().details().is_empty());
+    }
+}

@@ -1,0 +1,186 @@
+//! The two sockets: made, served, and the one that registers made anew where kubelet does not know us.
+//! Never removes a file that is no socket, and leaves both sockets at the end: removing one would tell kubelet that the
+//! driver is gone, while a new agent is only seconds away.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures_util::stream;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    time::sleep,
+};
+use tonic::transport::Server;
+
+use super::{
+    Volumes,
+    messages::{
+        csi::{identity_server::IdentityServer, node_server::NodeServer},
+        registration::registration_server::RegistrationServer,
+    },
+    registration::Registrar,
+};
+
+/// Larger requests are refused unread: all strings of a call together fit many times (CSI specification, "Size Limits").
+const LARGEST_REQUEST: usize = 1 << 20;
+/// How long kubelet has to take us before we offer ourselves again, at first and at most.
+const OFFER_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(120));
+/// For calls under way when we are told to stop.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Where the sockets are.
+#[derive(Debug, Clone)]
+pub struct Sockets {
+    /// Of the CSI services.
+    pub csi: PathBuf,
+    /// The folder that kubelet watches.
+    pub registration_dir: PathBuf,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error("making the folder {}", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("{} is there already and is no socket: take it away", path.display())]
+    InTheWay { path: PathBuf },
+    #[error("removing the old socket {}", path.display())]
+    Remove { path: PathBuf, source: io::Error },
+    #[error("listening at {}", path.display())]
+    Listen { path: PathBuf, source: io::Error },
+    #[error("serving at {}", path.display())]
+    Serve {
+        path: PathBuf,
+        source: Box<tonic::transport::Error>,
+    },
+}
+
+/// Serves until `stop` says so, then finishes the calls under way. `registered` says whether the node's `CSINode` names us;
+/// where nobody can tell it stays true.
+pub async fn serve(
+    volumes: Volumes,
+    sockets: Sockets,
+    registered: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), SocketError> {
+    let listener = listen(&sockets.csi)?;
+    let services = Server::builder()
+        .add_service(IdentityServer::new(volumes.clone()).max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(NodeServer::new(volumes).max_decoding_message_size(LARGEST_REQUEST))
+        .serve_with_incoming_shutdown(connections(listener), stopped(stop.clone()));
+    let offering = offer(&sockets, registered, stop.clone());
+    let serving = async {
+        let path = sockets.csi.clone();
+        services.await.map_err(|source| SocketError::Serve {
+            path,
+            source: Box::new(source),
+        })
+    };
+    let both = async { tokio::try_join!(serving, offering).map(|_| ()) };
+    let too_late = async {
+        stopped(stop).await;
+        sleep(GRACE).await;
+    };
+    tokio::select! {
+        done = both => done,
+        () = too_late => Ok(()),
+    }
+}
+
+/// Offers the driver to kubelet, again and again where it is not taken.
+async fn offer(
+    sockets: &Sockets,
+    mut registered: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), SocketError> {
+    let path = sockets.registration_dir.join(format!("{}-reg.sock", crds::pod::DRIVER));
+    let (accepted, mut heard) = watch::channel(true);
+    let (mut pause, longest) = OFFER_AGAIN;
+    loop {
+        let listener = listen(&path)?;
+        heard.mark_unchanged();
+        let registrar = Registrar {
+            endpoint: sockets.csi.clone(),
+            accepted: accepted.clone(),
+        };
+        let serving = Server::builder()
+            .add_service(RegistrationServer::new(registrar).max_decoding_message_size(LARGEST_REQUEST))
+            .serve_with_incoming_shutdown(connections(listener), stopped(stop.clone()));
+        tokio::select! {
+            served = serving => {
+                served.map_err(|source| SocketError::Serve { path: path.clone(), source: Box::new(source) })?;
+                if *stop.borrow() {
+                    return Ok(());
+                }
+            }
+            () = not_taken(pause, &mut heard, &mut registered) => {
+                tracing::warn!("kubelet does not know the driver: its socket is made anew");
+            }
+        }
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// Waits until kubelet has refused us, or `CSINode` has not named us for a while.
+async fn not_taken(pause: Duration, heard: &mut watch::Receiver<bool>, registered: &mut watch::Receiver<bool>) {
+    loop {
+        let refused = heard.wait_for(|taken| !*taken);
+        let missing = async {
+            let _gone = registered.wait_for(|named| !*named).await;
+        };
+        tokio::select! {
+            _ = refused => {}
+            () = missing => {}
+        }
+        sleep(pause).await;
+        if !*registered.borrow() || !*heard.borrow() {
+            return;
+        }
+    }
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // A sender that is gone says stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// A socket that only we may speak to, in place of the one that an agent before us left.
+fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(folder);
+    made.map_err(|source| SocketError::Folder {
+        path: folder.to_owned(),
+        source,
+    })?;
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::InTheWay { path: path.to_owned() }),
+        Ok(_) => fs::remove_file(path).map_err(|source| SocketError::Remove {
+            path: path.to_owned(),
+            source,
+        })?,
+        Err(_) => {}
+    }
+    let listening = |source| SocketError::Listen {
+        path: path.to_owned(),
+        source,
+    };
+    let listener = UnixListener::bind(path).map_err(listening)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(listening)?;
+    Ok(listener)
+}
+
+fn connections(listener: UnixListener) -> impl futures_util::Stream<Item = io::Result<UnixStream>> {
+    stream::unfold(listener, |listener| async move {
+        let accepted = listener.accept().await.map(|(connection, _)| connection);
+        if accepted.is_err() {
+            // Out of descriptors, as a rule: not to be asked again at once.
+            sleep(Duration::from_millis(100)).await;
+        }
+        Some((accepted, listener))
+    })
+}

@@ -1,0 +1,300 @@
+//! What kubelet asks for a volume, and what is to be done about it given what is there.
+//! Never turns a string of a request into a path: the target is checked, everything else is data.
+
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
+
+use crds::pod::{BadAttribute, VolumeRequest};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    snapshot::{happening::Pod, volume::VolumeId},
+    store::mounts::Mount,
+};
+
+/// Longest volume id, and longest key and value of the context (CSI specification, "Size Limits").
+const LONGEST_TEXT: usize = 128;
+/// All keys and values of the context together.
+const LONGEST_CONTEXT: usize = 4096;
+/// Longest path (Linux, `PATH_MAX`).
+const LONGEST_PATH: usize = 4096;
+
+/// How a volume may be used at the same time. The specification's modes, in so far as they matter here: every one is read-only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sharing {
+    /// At one target of this node.
+    Single,
+    /// At several targets.
+    Multi,
+}
+
+/// A request to publish, as it came over the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// `volume_id`.
+    pub volume_id: String,
+    /// `target_path`.
+    pub target: String,
+    /// `readonly`.
+    pub read_only: bool,
+    /// Whether the capability is a mount, with its flags and file system type; nothing where there is no capability.
+    pub mount: Option<Access>,
+    /// Whether it came with secrets. Their contents never get this far.
+    pub secrets: bool,
+    /// `volume_context`.
+    pub context: BTreeMap<String, String>,
+}
+
+/// What the capability of a request says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// A block device.
+    Block,
+    /// A mounted file system.
+    Mount {
+        /// `fs_type`.
+        fs_type: String,
+        /// `mount_flags`.
+        flags: Vec<String>,
+        /// The access mode; nothing where it is unknown.
+        sharing: Option<Sharing>,
+        /// The number of the mode on the wire.
+        mode: i32,
+    },
+}
+
+/// A request that makes sense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Which volume.
+    pub id: VolumeId,
+    /// Where it goes.
+    pub target: PathBuf,
+    /// Equal for equal requests: whoever asks again with the same means the same.
+    pub fingerprint: String,
+    /// Whether it may have several targets.
+    pub sharing: Sharing,
+    /// Whose it is.
+    pub pod: Pod,
+    /// What it shows.
+    pub request: VolumeRequest,
+}
+
+/// A request that makes no sense: the field, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct BadRequest {
+    /// The field of the request.
+    pub field: &'static str,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What can be wrong with a field. Values are not quoted: they come from anybody who may make a pod.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    #[error("is required")]
+    Missing,
+    #[error("has more than {most} bytes")]
+    TooLong { most: usize },
+    #[error("must be an absolute path without `..` below {}", below.display())]
+    Place { below: PathBuf },
+    #[error("must be a mount: there are no block devices here")]
+    Block,
+    #[error("must be one of the access modes of the CSI specification")]
+    AccessMode,
+    #[error("are not taken: a view is mounted ro,nosuid,nodev and in no other way")]
+    MountFlags,
+    #[error("are not taken: credentials for caches belong to the CUDABinaryCache, never to a pod")]
+    Secrets,
+    #[error("must come from kubelet; does the CSIDriver object have podInfoOnMount: true?")]
+    PodInfo,
+    #[error("must be \"true\": only inline volumes of a pod are served")]
+    NotEphemeral,
+    #[error(transparent)]
+    Attribute(#[from] BadAttribute),
+}
+
+fn bad(field: &'static str, problem: impl Into<Problem>) -> BadRequest {
+    BadRequest {
+        field,
+        problem: problem.into(),
+    }
+}
+
+/// Reads a request to publish. Targets lie below `pods`, the folder of kubelet that holds its pods' volumes.
+///
+/// # Errors
+/// The first field that makes no sense.
+pub fn read(asked: &Asked, pods: &Path) -> Result<Publish, BadRequest> {
+    let id = volume_id(&asked.volume_id)?;
+    let target = target_path(&asked.target, pods)?;
+    let access = asked
+        .mount
+        .as_ref()
+        .ok_or_else(|| bad("volume_capability", Problem::Missing))?;
+    let Access::Mount { flags, sharing, .. } = access else {
+        return Err(bad("volume_capability.block", Problem::Block));
+    };
+    let sharing = sharing.ok_or_else(|| bad("volume_capability.access_mode", Problem::AccessMode))?;
+    if !flags.is_empty() {
+        return Err(bad("volume_capability.mount.mount_flags", Problem::MountFlags));
+    }
+    if asked.secrets {
+        return Err(bad("secrets", Problem::Secrets));
+    }
+    context_fits(&asked.context)?;
+    let pod = pod(&asked.context)?;
+    let request = VolumeRequest::of(&pod.namespace, &asked.context).map_err(|error| bad("volume_context", error))?;
+    Ok(Publish {
+        id,
+        target,
+        fingerprint: fingerprint(asked, access),
+        sharing,
+        pod,
+        request,
+    })
+}
+
+/// The name of a volume. It is hashed before it becomes a file name.
+pub fn volume_id(text: &str) -> Result<VolumeId, BadRequest> {
+    match text.len() {
+        0 => Err(bad("volume_id", Problem::Missing)),
+        1..=LONGEST_TEXT => Ok(VolumeId::new(text)),
+        _ => Err(bad("volume_id", Problem::TooLong { most: LONGEST_TEXT })),
+    }
+}
+
+/// A path below `pods`, by its text alone. What lies there is for the mount table to say.
+pub fn target_path(text: &str, pods: &Path) -> Result<PathBuf, BadRequest> {
+    let field = "target_path";
+    if text.is_empty() {
+        return Err(bad(field, Problem::Missing));
+    }
+    if text.len() > LONGEST_PATH {
+        return Err(bad(field, Problem::TooLong { most: LONGEST_PATH }));
+    }
+    let path = Path::new(text);
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let below = path
+        .strip_prefix(pods)
+        .is_ok_and(|rest| rest.components().next().is_some());
+    if plain && below && !text.contains('\0') {
+        Ok(path.to_owned())
+    } else {
+        let below = pods.to_owned();
+        Err(bad(field, Problem::Place { below }))
+    }
+}
+
+fn context_fits(context: &BTreeMap<String, String>) -> Result<(), BadRequest> {
+    let field = "volume_context";
+    let all: usize = context.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if all > LONGEST_CONTEXT {
+        return Err(bad(field, Problem::TooLong { most: LONGEST_CONTEXT }));
+    }
+    Ok(())
+}
+
+fn pod(context: &BTreeMap<String, String>) -> Result<Pod, BadRequest> {
+    let said = |key: &'static str| match context.get(key).map(String::as_str) {
+        None | Some("") => Err(bad(key, Problem::PodInfo)),
+        Some(text) => Ok(text.to_owned()),
+    };
+    let pod = Pod {
+        namespace: said("csi.storage.k8s.io/pod.namespace")?,
+        name: said("csi.storage.k8s.io/pod.name")?,
+        uid: said("csi.storage.k8s.io/pod.uid")?,
+    };
+    let ephemeral = "csi.storage.k8s.io/ephemeral";
+    if said(ephemeral)? != "true" {
+        return Err(bad(ephemeral, Problem::NotEphemeral));
+    }
+    Ok(pod)
+}
+
+/// A hash over everything that makes one request differ from another, but for the volume and the target.
+fn fingerprint(asked: &Asked, access: &Access) -> String {
+    let mut hash = Sha256::new();
+    let mut part = |text: &str| {
+        hash.update(text.len().to_le_bytes());
+        hash.update(text);
+    };
+    part(if asked.read_only { "ro" } else { "rw" });
+    if let Access::Mount { fs_type, mode, .. } = access {
+        part(fs_type);
+        part(&mode.to_string());
+    }
+    // Tokens change with every call; nothing asks for them, but kubelet may be told to send them.
+    let lasting = asked
+        .context
+        .iter()
+        .filter(|(key, _)| !key.starts_with("csi.storage.k8s.io/serviceAccount.tokens"));
+    for (key, value) in lasting {
+        part(key);
+        part(value);
+    }
+    hash.finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// A target of the volume that is on record.
+#[derive(Debug, Clone, Copy)]
+pub struct OnRecord<'a> {
+    /// Where.
+    pub target: &'a Path,
+    /// What was asked.
+    pub fingerprint: &'a str,
+}
+
+/// What to do about a request to publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: it is there.
+    Nothing,
+    /// It is on record and its mount is gone, as after a reboot: mount it again.
+    MountAgain,
+    /// Make it.
+    Make,
+    /// Another request had this target before, with other arguments.
+    Conflict,
+    /// The volume is at another target, and its mode allows one only.
+    AtAnotherTarget,
+    /// Something that is not ours is mounted there.
+    Foreign,
+}
+
+/// Decides by the table of the CSI specification for a second `NodePublishVolume`.
+pub fn decide(publish: &Publish, on_record: &[OnRecord<'_>], mounted: Option<&Mount>) -> Step {
+    let here = on_record.iter().find(|record| record.target == publish.target);
+    match (here, mounted) {
+        (Some(record), _) if record.fingerprint != publish.fingerprint => Step::Conflict,
+        (_, Some(mount)) if !is_ours(mount) => Step::Foreign,
+        (Some(_), Some(mount)) if is_sealed(mount) => Step::Nothing,
+        (Some(_), _) => Step::MountAgain,
+        (None, _) if publish.sharing == Sharing::Single && !on_record.is_empty() => Step::AtAnotherTarget,
+        (None, _) => Step::Make,
+    }
+}
+
+/// Whether a mount is one of our views: an overlay under our name, or a part of a node store's plain tree.
+pub fn is_ours(mount: &Mount) -> bool {
+    let overlay = mount.kind == "overlay" && mount.source == super::view::SOURCE;
+    let parts: Vec<_> = mount.root.components().rev().take(3).collect();
+    let plain = matches!(parts.as_slice(), [tree, view, views]
+        if tree.as_os_str() == "plain" && views.as_os_str() == "views"
+            && view.as_os_str().to_str().is_some_and(|name| name.parse::<crate::snapshot::view::ViewDigest>().is_ok()));
+    overlay || plain
+}
+
+/// Whether nobody can write through a mount.
+fn is_sealed(mount: &Mount) -> bool {
+    mount.options.iter().any(|option| option == "ro")
+}

@@ -4,6 +4,7 @@ use crds::manifest::ChoiceError;
 
 use super::{RUN_FAILED, inputs::InputError, obtain::RuntimeError, run::RunError, serve::ClientError};
 use crate::{
+    csi::server::SocketError,
     observe::objects::ObjectsError,
     provision::supply::SupplyError,
     report::failure::{Failure, Reason},
@@ -20,6 +21,8 @@ pub(super) enum ServeError {
     Objects { source: ObjectsError },
     #[error("the API server")]
     Client { source: ClientError },
+    #[error("the sockets that kubelet uses")]
+    Sockets { source: SocketError },
     #[error("registering metrics")]
     Metrics { source: prometheus::Error },
     #[error("listening on {address} for health and metrics")]
@@ -35,7 +38,10 @@ impl From<ServeError> for Failure {
             ServeError::Runtime { .. } | ServeError::Signals { .. } | ServeError::Metrics { .. } => {
                 (Reason::StoreFailed, 1)
             }
-            ServeError::Objects { .. } | ServeError::Client { .. } | ServeError::Http { .. } => (Reason::BadRequest, 2),
+            ServeError::Objects { .. }
+            | ServeError::Client { .. }
+            | ServeError::Sockets { .. }
+            | ServeError::Http { .. } => (Reason::BadRequest, 2),
         };
         Self::new(reason, code, error)
     }

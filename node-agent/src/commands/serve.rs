@@ -7,13 +7,14 @@ mod live;
 mod prewarm;
 mod status;
 mod tell;
+mod volumes;
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use crds::catalogue::Catalogue;
+use crds::{catalogue::Catalogue, pod::DRIVER};
 use kube::Client;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -25,6 +26,7 @@ pub(super) use cluster::ClientError;
 use super::{facts, reasons::ServeError};
 use crate::{
     args::ServeArgs,
+    csi::{self, Volumes, server::Sockets},
     observe::{host_root, objects},
     plan::view::selinux_label,
     provision::{
@@ -52,6 +54,21 @@ struct Seams {
     happenings: mpsc::Sender<Happening>,
 }
 
+impl Seams {
+    /// The CSI driver of this node, whose pods' volumes lie below `pods`.
+    fn driver(&self, node_name: &str, pods: PathBuf, selinux_label: Option<String>) -> Volumes {
+        Volumes::new(csi::Parts {
+            node_name: node_name.to_owned(),
+            pods,
+            known: self.known.subscribe(),
+            node: self.node.subscribe(),
+            provision: self.provision.clone(),
+            selinux_label,
+            happenings: self.happenings.clone(),
+        })
+    }
+}
+
 pub(super) fn run(args: ServeArgs) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -69,7 +86,7 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         host_root,
         kubelet_dir,
         csi_socket,
-        registration_dir: _,
+        registration_dir,
         credentials,
         http,
         jobs,
@@ -80,11 +97,12 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let detected = facts::observe(&host_root, &node, facts::kernel_source(&node.kernel_module))?;
     let store = supply::open_store(&state.state)?;
     let (known, cluster) = objects_to_serve(&files, kubeconfig.as_deref(), &store).await?;
+    let label = selinux_label(host_root::selinux(&host_root));
     let means = Means {
         store: store.clone(),
         credentials,
         parallel: jobs.into(),
-        selinux_label: selinux_label(host_root::selinux(&host_root)),
+        selinux_label: label.clone(),
     };
     let (happenings, told) = mpsc::channel(tell::WAITING);
     let seams = Seams {
@@ -97,6 +115,11 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         provision: Provision::new(means),
         happenings,
     };
+    let sockets = Sockets {
+        csi: csi_socket.unwrap_or_else(|| kubelet_dir.join("plugins").join(DRIVER).join("csi.sock")),
+        registration_dir: registration_dir.unwrap_or_else(|| kubelet_dir.join("plugins_registry")),
+    };
+    let driver = seams.driver(&node_name, kubelet_dir.join("pods"), label);
     let parts = live::Parts {
         seams: &seams,
         name: node_name.clone(),
@@ -104,15 +127,15 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         cluster,
         host_root,
         said: node,
-        csi_socket: csi_socket.unwrap_or_else(|| kubelet_dir.join("plugins/csi.cudaenv.dev/csi.sock")),
+        csi_socket: sockets.csi.clone(),
         http,
         happenings: told,
     };
     let live = live::start(parts).await?;
     tracing::info!(node.name = node_name, "serving");
-    told_to_stop(stop).await;
+    let served = volumes::serve(driver, sockets, seams.registered.subscribe(), told_to_stop(stop)).await;
     drop((live, seams));
-    Ok(())
+    served.map_err(|source| ServeError::Sockets { source }.into())
 }
 
 /// From files where some are given; else from an API server, to begin with what it gave last.

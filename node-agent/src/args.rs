@@ -288,7 +288,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub registration_dir: Option<PathBuf>,
 
-    /// Folder with the caches' credentials: <cache>.netrc, <cache>.token. Read again for each fetch.
+    /// Folder with the caches' credentials: CACHE.netrc, CACHE.token. Read again for each fetch.
     #[arg(long, value_name = "DIR")]
     pub credentials: Option<PathBuf>,
 

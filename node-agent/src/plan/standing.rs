@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::{
     catalogue::{Catalogue, EnvironmentKey},
     failure::Reason,
+    selection::Selection,
 };
 
 use crate::snapshot::{
@@ -70,6 +71,23 @@ impl Standings {
         known.standing = standing;
     }
 
+    /// Takes in that an environment was made ahead of any pod; says whether that is news.
+    pub fn made(&mut self, made: Made) -> bool {
+        self.make_room(&made.key);
+        let known = self.known.entry(made.key).or_insert_with(|| Known {
+            generation: made.generation,
+            packages: Vec::new(),
+            standing: Standing::Pending,
+            pods: BTreeSet::new(),
+        });
+        let same =
+            known.generation == made.generation && known.packages == made.packages && known.standing == Standing::Ready;
+        known.generation = made.generation;
+        known.packages = made.packages;
+        known.standing = Standing::Ready;
+        !same
+    }
+
     /// An environment that nobody uses gives way to a new one, an unknown number of them being made.
     fn make_room(&mut self, key: &EnvironmentKey) {
         if self.known.len() < MOST || self.known.contains_key(key) {
@@ -106,6 +124,10 @@ impl Standings {
         }
         for working in &at_work.under_way {
             let report = reports.entry(&working.key).or_insert_with(|| working.report());
+            let looked_at_again = report.standing == Standing::Ready && report.generation == working.generation;
+            if looked_at_again && working.standing() == Standing::Pending {
+                continue;
+            }
             report.standing = working.standing();
             report.generation = working.generation;
         }
@@ -169,6 +191,18 @@ impl UnderWay {
 }
 
 impl Made {
+    /// What was selected of the environment `key`.
+    pub fn of(key: EnvironmentKey, generation: i64, selection: &Selection) -> Self {
+        let selected = selection.selected.iter();
+        Self {
+            key,
+            generation,
+            packages: selected
+                .map(|(package, selected)| (package.clone(), selected.variant.clone()))
+                .collect(),
+        }
+    }
+
     fn report(&self) -> EnvironmentReport {
         EnvironmentReport {
             key: self.key.clone(),
@@ -392,6 +426,12 @@ mod tests {
             Some(Standing::Fetching { .. })
         ));
         assert_eq!(standing(&standings, &[], &[made(2)]), Some(Standing::Ready));
+        let again = standing(&standings, &[under_way(0)], &[made(2)]);
+        assert_eq!(
+            again,
+            Some(Standing::Ready),
+            "to look whether all of it is there is no step back"
+        );
         standings.take(&happening("p", "x", failed(Reason::ViewFailed)), &all);
         assert!(matches!(
             standing(&standings, &[], &[made(2)]),
@@ -399,6 +439,9 @@ mod tests {
         ));
         standings.take(&happening("p", "x", published()), &all);
         assert_eq!(standing(&standings, &[], &[made(2)]), Some(Standing::Ready));
+        assert!(standings.made(made(3)), "a new generation is news");
+        assert!(!standings.made(made(3)), "the same again is none");
+        assert_eq!(standings.reports(&all, &AtWork::default())[0].generation, 3);
         let other = Made {
             key: key("deleted"),
             ..made(1)

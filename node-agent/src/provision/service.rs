@@ -3,7 +3,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -82,6 +85,7 @@ struct Shared {
     tasks: Mutex<Vec<Task>>,
     patience: Mutex<Patience<Order>>,
     warm: Mutex<Warm<Order>>,
+    downloaded: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -136,6 +140,7 @@ impl Provision {
                 tasks: Mutex::default(),
                 patience: Mutex::default(),
                 warm: Mutex::default(),
+                downloaded: AtomicU64::new(0),
             }),
         }
     }
@@ -182,6 +187,11 @@ impl Provision {
             State::Done(_) => None,
         });
         working.collect()
+    }
+
+    /// Compressed bytes that came over the network for orders that were completed.
+    pub fn downloaded(&self) -> u64 {
+        self.shared.downloaded.load(Ordering::Relaxed)
     }
 
     /// Orders that were made and are there still, as far as this process remembers: what was selected for each.
@@ -281,6 +291,7 @@ impl Shared {
             Ok(provisioned) => {
                 locked(&self.patience).forget(order);
                 locked(&self.warm).keep(order, provisioned);
+                self.downloaded.fetch_add(provisioned.downloaded, Ordering::Relaxed);
             }
             Err(error) => locked(&self.patience).failed(order, error, Instant::now()),
         }

@@ -29,6 +29,7 @@ pub struct Metrics {
     signature_failures: IntCounter,
     incompatible: IntCounterVec,
     fetch_inflight: IntGauge,
+    fetch_bytes: IntCounter,
     variant_selected: IntGaugeVec,
     environments: IntGaugeVec,
     store_bytes: GaugeVec,
@@ -95,6 +96,10 @@ impl Metrics {
                 "cudaenv_incompatible_total",
                 "Publishes that failed because no variant fits this node.",
                 &["reason"],
+            )?,
+            fetch_bytes: new.counter(
+                "cudaenv_fetch_bytes_total",
+                "Compressed bytes that came over the network for closures that were completed.",
             )?,
             fetch_inflight: new.gauge("cudaenv_fetch_inflight", "Environments that are being fetched.")?,
             variant_selected: new.gauges(
@@ -254,6 +259,11 @@ impl Metrics {
                 self.variant_selected.with_label_values(&labels).set(1);
             }
         }
+    }
+
+    /// So many bytes were downloaded since the agent started.
+    pub fn downloaded(&self, bytes: u64) {
+        self.fetch_bytes.inc_by(bytes.saturating_sub(self.fetch_bytes.get()));
     }
 
     /// Garbage collection ended well, `at` seconds after 1970.

@@ -125,6 +125,7 @@ fn look_around(tasks: &mut JoinSet<()>, parts: &Parts<'_>, channels: &Channels, 
         seen: channels.seen.subscribe(),
         provision: seams.provision.clone(),
         happenings: seams.happenings.clone(),
+        standings: channels.standings.clone(),
     };
     tasks.spawn(prewarmer.run());
 }

@@ -11,7 +11,10 @@ use tokio::{
 
 use crate::{
     observe::cluster::Seen,
-    plan::prewarm::{Ahead, Situation, pause, plan},
+    plan::{
+        prewarm::{Ahead, Situation, pause, plan},
+        standing::{Made, Standings},
+    },
     provision::service::{Order, Provision},
     report::failure::chain,
     snapshot::{
@@ -22,8 +25,11 @@ use crate::{
     },
 };
 
-/// Between two looks where nothing seems to have changed: something may have been collected, or failed.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// After a failure.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+/// What is there counts as used every so often, so that garbage collection takes other things first; and what it took all
+/// the same is fetched again.
+const USED_EVERY: Duration = Duration::from_secs(600);
 
 /// With what it is decided and done.
 #[derive(Debug)]
@@ -35,15 +41,23 @@ pub(super) struct Prewarmer {
     pub(super) seen: watch::Receiver<Seen>,
     pub(super) provision: Provision,
     pub(super) happenings: mpsc::Sender<Happening>,
+    pub(super) standings: watch::Sender<Standings>,
 }
 
 impl Prewarmer {
     /// Fetches ahead for as long as the daemon lives.
     pub(super) async fn run(mut self) {
         let mut begin_at: BTreeMap<(EnvironmentKey, i64), Instant> = BTreeMap::new();
+        let mut node = self.node.borrow().clone();
         loop {
             let wanted = self.wanted();
             let now = Instant::now();
+            let current = self.node.borrow().clone();
+            if current != node {
+                // Another driver needs another view, of other variants perhaps.
+                node = current;
+                begin_at.clear();
+            }
             let name = |ahead: &Ahead| (ahead.granted.key.clone(), ahead.granted.entry.generation);
             begin_at.retain(|known, _| wanted.iter().any(|ahead| name(ahead) == *known));
             for ahead in &wanted {
@@ -54,12 +68,12 @@ impl Prewarmer {
                 .into_iter()
                 .find(|ahead| begin_at.get(&name(ahead)).is_some_and(|at| *at <= now));
             if let Some(ahead) = due {
-                // It is looked at again in a while; until then the others have their turn.
-                begin_at.insert(name(&ahead), now + LOOK_EVERY);
-                self.fetch(ahead).await;
+                let name = name(&ahead);
+                let again = self.fetch(ahead, &node).await;
+                begin_at.insert(name, Instant::now() + again);
                 continue;
             }
-            let next = begin_at.values().min().copied().unwrap_or(now + LOOK_EVERY);
+            let next = begin_at.values().min().copied().unwrap_or(now + TRY_AGAIN);
             tokio::select! {
                 () = sleep_until(next) => {}
                 Ok(()) = self.known.changed() => {}
@@ -69,41 +83,44 @@ impl Prewarmer {
         }
     }
 
-    /// What is wanted and not there.
     fn wanted(&mut self) -> Vec<Ahead> {
         let known = self.known.borrow_and_update().clone();
         let node = self.node.borrow_and_update().clone();
         let seen = self.seen.borrow_and_update().clone();
-        let wanted = plan(Situation {
+        plan(Situation {
             catalogue: &known.catalogue,
             labels: seen.objects.node_labels.as_ref(),
             facts: &node.facts,
             drain: seen.node.object.flatten().is_some_and(|object| object.spec.drain),
-        });
-        let made = self.provision.made();
-        let there = |ahead: &Ahead| {
-            let same = |order: &Order| order.granted == ahead.granted && order.node == node;
-            made.iter().any(|(order, _)| same(order))
-        };
-        wanted.into_iter().filter(|ahead| !there(ahead)).collect()
+        })
     }
 
-    async fn fetch(&self, ahead: Ahead) {
+    /// Has it there, and counted as used; says in how long to look again.
+    async fn fetch(&self, ahead: Ahead, node: &Arc<Node>) -> Duration {
         let environment = ahead.granted.key.clone();
+        let generation = ahead.granted.entry.generation;
         let order = Order {
             granted: ahead.granted,
-            node: self.node.borrow().clone(),
+            node: Arc::clone(node),
             kind: ViewKind::Overlay,
         };
         let outcome = match self.provision.order(order) {
             Ok(mut ticket) => ticket.finished().await,
             Err(busy) => {
                 tracing::debug!(environment = %environment, %busy, "not fetched ahead now");
-                return;
+                return TRY_AGAIN;
             }
         };
         match outcome {
-            Ok(_) => tracing::info!(environment = %environment, "fetched ahead"),
+            Ok(provisioned) => {
+                if provisioned.fetched.paths > 0 {
+                    let paths = provisioned.fetched.paths;
+                    tracing::info!(environment = %environment, paths, "fetched ahead");
+                }
+                let made = Made::of(environment, generation, &provisioned.selection);
+                self.standings.send_if_modified(|standings| standings.made(made));
+                USED_EVERY
+            }
             Err(error) => {
                 tracing::warn!(environment = %environment, error = %chain(&error), "not fetched ahead");
                 let happening = Happening {
@@ -116,6 +133,7 @@ impl Prewarmer {
                 };
                 // What is too much for the queue is in the log.
                 let _ = self.happenings.try_send(happening);
+                TRY_AGAIN
             }
         }
     }

@@ -72,6 +72,12 @@ impl Sources {
         }
     }
 
+    /// Shows in metrics what the provisioning counts.
+    fn measure(&self, report: &NodeReport, metrics: &Metrics) {
+        metrics.node(report);
+        metrics.downloaded(self.provision.downloaded());
+    }
+
     /// What is provisioned now, and what was for the node as it is now.
     fn at_work(&self, node: &Arc<Node>) -> AtWork {
         let under_way = self
@@ -88,14 +94,9 @@ impl Sources {
             .made()
             .into_iter()
             .filter(|(order, _)| order.node == *node);
-        let made = made.map(|(order, selection)| Made {
-            key: order.granted.key,
-            generation: order.granted.entry.generation,
-            packages: selection
-                .selected
-                .iter()
-                .map(|(package, selected)| (package.clone(), selected.variant.clone()))
-                .collect(),
+        let made = made.map(|(order, selection)| {
+            let generation = order.granted.entry.generation;
+            Made::of(order.granted.key, generation, &selection)
         });
         AtWork {
             under_way: under_way.collect(),
@@ -157,7 +158,8 @@ impl Teller {
         let since = tried.map(|tried| tried.elapsed());
         let Some(object) = now.object else {
             // Not looked yet. For metrics and readiness the report counts all the same.
-            self.metrics.node(&self.sources.report(None, now.registered));
+            let report = self.sources.report(None, now.registered);
+            self.sources.measure(&report, &self.metrics);
             return AT_MOST_EVERY;
         };
         let Some(object) = object else {
@@ -168,7 +170,7 @@ impl Teller {
             return self.create(now.uid.as_deref(), attempt, tried).await;
         };
         let report = self.sources.report(Some(&object), now.registered);
-        self.metrics.node(&report);
+        self.sources.measure(&report, &self.metrics);
         let observed = object.status.clone().unwrap_or_default();
         let compared = baseline(attempt, since, &observed);
         let before = Before {
@@ -279,7 +281,7 @@ pub(super) async fn count(store: NodeStore, numbers: watch::Sender<Result<StoreN
 /// Shows the node in metrics, where there is no API server to tell.
 pub(super) async fn measure(mut sources: Sources, metrics: Metrics) {
     loop {
-        metrics.node(&sources.report(None, None));
+        sources.measure(&sources.report(None, None), &metrics);
         tokio::select! {
             () = sleep(AT_MOST_EVERY) => {}
             () = sources.changed() => {}

@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -16,6 +17,7 @@ use binary_cache::compression::Compression;
 use e2e::{
     cluster::{
         Cluster,
+        chart::{self, NAMESPACE},
         objects::{PUBLIC_KEY, store_path},
     },
     made_up::{self, Closure},
@@ -24,7 +26,6 @@ use e2e::{
 };
 use serde_json::{Value, json};
 
-const NAMESPACE: &str = "cudaenv-system";
 const TAINT: &str = "cudaenv.dev/agent-not-ready";
 
 /// A running operator; it goes when this is dropped.
@@ -44,7 +45,7 @@ impl<'c> Operator<'c> {
             .args(["--webhook-service", "webhook", "--webhook-configuration", "cudaenv"])
             .arg(format!("--http=127.0.0.1:{port}"))
             .arg(format!("--webhook-address=127.0.0.1:{webhook}"))
-            .env("KUBECONFIG", cluster.folder().join("admin.kubeconfig"))
+            .env("KUBECONFIG", credentials(cluster))
             .env("CUDAENV_LOG", "operator=debug,info")
             .stdin(Stdio::null())
             .stderr(log)
@@ -113,6 +114,12 @@ impl Drop for Operator<'_> {
         let _gone = self.process.kill();
         let _ended = self.process.wait();
     }
+}
+
+/// Those of the chart's service account: what the operator needs is what the chart's role grants.
+fn credentials(cluster: &Cluster) -> PathBuf {
+    let account = cluster.account(NAMESPACE, "cudaenv-operator", None).unwrap();
+    account.kubeconfig().to_owned()
 }
 
 fn free_port() -> u16 {
@@ -187,8 +194,9 @@ fn environment(name: &str, cache: &str, variants: &[Value]) -> Value {
            "spec": {"caches": [cache], "packages": [{"name": "torch", "variants": variants}]}})
 }
 
-/// A cluster with our kinds and the namespaces of the tests.
+/// A cluster with our kinds, the chart's accounts and roles, and the namespaces of the tests.
 fn cluster(check: &str) -> Option<Cluster> {
+    let helm = chart::helm(check).unwrap()?;
     let cluster = Cluster::start(check).unwrap()?;
     cluster.apply_definitions().unwrap();
     for name in [NAMESPACE, "team-a"] {
@@ -196,6 +204,18 @@ fn cluster(check: &str) -> Option<Cluster> {
             &cluster,
             &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
         );
+    }
+    let rights = [
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
+    ];
+    for object in helm.objects(&[]).unwrap() {
+        if rights.iter().any(|kind| object["kind"] == *kind) {
+            applied(&cluster, &object);
+        }
     }
     Some(cluster)
 }

@@ -246,7 +246,6 @@ fn what_a_cluster_has_is_resolved_counted_labelled_and_answered_and_then_left_al
     let operator = Operator::start(&cluster, "operator-0");
     resolved(
         &operator,
-        &roots[0],
         &narinfos
             .each_ref()
             .map(|infos| infos.iter().map(|info| info.fields()).collect::<Vec<_>>()),
@@ -265,7 +264,7 @@ fn what_a_cluster_has_is_resolved_counted_labelled_and_answered_and_then_left_al
 type Fields<'f> = [Vec<&'f binary_cache::narinfo::Fields>; 2];
 
 /// Sizes to the byte, as the cache's own narinfos have them.
-fn resolved(operator: &Operator<'_>, _root: &str, narinfos: &Fields<'_>) {
+fn resolved(operator: &Operator<'_>, narinfos: &Fields<'_>) {
     let arguments = ["cudaenv", "torch", "-n", "team-a"];
     let object = operator.until_object("torch is resolved", &arguments, |object| {
         holds(object, "Resolved").as_deref() == Some("True")

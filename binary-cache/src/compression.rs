@@ -4,11 +4,13 @@
 mod codec;
 mod decode;
 mod encode;
+mod window;
 
 use std::{fmt, io, str::FromStr};
 
 pub use self::decode::decoder;
 pub use self::encode::Encoder;
+pub(crate) use self::window::{ORDINARY_WINDOW, Window, window};
 
 /// The compressions that Nix writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +44,10 @@ pub enum DecodeError {
     TrailingBytes(Compression),
     #[error("{compression} stream asks for more memory than a window of {limit} bytes takes")]
     WindowTooLarge { compression: Compression, limit: u64 },
+    #[error(
+        "a later part of the {compression} stream needs a larger window than the {taken} bytes that its first part did"
+    )]
+    WindowGrows { compression: Compression, taken: u64 },
     #[error("zstd frame needs a dictionary")]
     Dictionary,
     #[error("{compression} stream is more than {limit} bytes larger than what it decodes to")]
@@ -66,6 +72,7 @@ impl From<DecodeError> for io::Error {
             | DecodeError::Corrupt(_)
             | DecodeError::TrailingBytes(_)
             | DecodeError::WindowTooLarge { .. }
+            | DecodeError::WindowGrows { .. }
             | DecodeError::Dictionary
             | DecodeError::Padding { .. } => io::ErrorKind::InvalidData,
         };

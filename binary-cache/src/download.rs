@@ -77,6 +77,14 @@ impl<'a> Download<'a> {
         self.received
     }
 
+    /// Lets go of the connection; the next bytes are asked for over another one. Not where that could not be told from
+    /// the end: behind the last byte, or where nobody has said how long the file is.
+    pub(crate) fn pause(&mut self) {
+        if self.wanted.size.is_some_and(|size| self.received < size) {
+            self.body = None;
+        }
+    }
+
     /// The next bytes; `None` at the end of the file. `retried` hears of every fault that is got over.
     pub(crate) async fn chunk(&mut self, retried: &(dyn Fn(&Fault) + Sync)) -> Result<Option<Bytes>, Fault> {
         loop {

@@ -301,7 +301,9 @@ fn class_of_nar(error: &NarError) -> Class {
             DecodeError::Truncated(_)
             | DecodeError::WrongFormat { .. }
             | DecodeError::Corrupt(_)
-            | DecodeError::TrailingBytes(_) => Class::Corrupt,
+            | DecodeError::TrailingBytes(_)
+            // Odd, but a packer that joins streams may have done it.
+            | DecodeError::WindowGrows { .. } => Class::Corrupt,
             DecodeError::WindowTooLarge { .. } | DecodeError::Dictionary | DecodeError::Padding { .. } => {
                 Class::Hostile
             }

@@ -67,6 +67,9 @@ pub struct Options {
     /// Chunks (each at most `max_head` bytes over HTTP/1, 64 KiB over HTTP/2) waiting between network and unpacker: bounds
     /// the memory of one download. 16.
     pub queued_chunks: usize,
+    /// Bytes that the windows of all decoders may take together; downloads wait for each other beyond that, and one that
+    /// needs more by itself is refused. 256 MiB: 32 downloads with the 8 MiB of `xz -6`, or two with the largest window.
+    pub decoder_windows: u64,
     /// Certificate authorities trusted besides the system's.
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// How host names become addresses.
@@ -105,6 +108,7 @@ impl Default for Options {
             parallel_narinfos: 64,
             max_closure: 200_000,
             queued_chunks: 16,
+            decoder_windows: 256 << 20,
             extra_roots: Vec::new(),
             resolver: Resolver::system(),
             clock: Clock::system(),
@@ -217,6 +221,7 @@ mod tests {
             ("parallel_narinfos", options.parallel_narinfos as u64, 64),
             ("max_closure", options.max_closure as u64, 200_000),
             ("queued_chunks", options.queued_chunks as u64, 16),
+            ("decoder_windows", options.decoder_windows, 268_435_456),
         ] {
             assert_eq!(found, wanted, "{name}");
         }

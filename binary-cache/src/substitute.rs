@@ -2,16 +2,18 @@
 //! Never hands out a narinfo or a tree that a trusted key has not signed; never lets one bad cache hide a good one.
 
 mod error;
+mod incoming;
 mod lookup;
 mod memory;
 mod progress;
 mod unpack;
+mod windows;
 
 use std::{collections::HashSet, ffi::OsString, os::fd::OwnedFd, sync::Arc};
 
 use crds::domain::store_path::StorePath;
 
-use self::{error::verdict, memory::Memory, unpack::Unpack};
+use self::{error::verdict, memory::Memory, unpack::Unpack, windows::Windows};
 pub use self::{
     error::{Attempt, SubstituteError},
     progress::{Counters, Progress},
@@ -40,6 +42,7 @@ struct Inner {
     /// All sites of all caches, in the order of the configuration.
     sources: Vec<Arc<Source>>,
     memory: Memory,
+    windows: Windows,
 }
 
 #[derive(Debug)]
@@ -118,6 +121,7 @@ impl Substituter {
             })
             .collect::<Vec<_>>();
         let memory = Memory::new(&options, sources.len());
+        let windows = Windows::new(options.decoder_windows);
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -125,6 +129,7 @@ impl Substituter {
                 caches,
                 sources,
                 memory,
+                windows,
             }),
         })
     }
@@ -142,7 +147,8 @@ impl Substituter {
     ///
     /// That may be another cache's narinfo where the first one's bytes were bad, with the same references but perhaps
     /// another hash: builds need not be reproducible. On failure nothing is left at `target`. Memory: at most
-    /// `Options::queued_chunks` chunks, the decoder's window, and the unpacker's buffers. When the future is dropped,
+    /// `Options::queued_chunks` chunks, the unpacker's buffers, and the decoder's window, which is taken out of
+    /// `Options::decoder_windows` for all downloads together. When the future is dropped,
     /// its thread stops at the next read and removes what it had unpacked.
     pub async fn substitute(
         &self,

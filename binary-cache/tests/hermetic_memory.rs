@@ -3,15 +3,19 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
 
+#[path = "support/fixture.rs"]
+mod fixture;
 #[path = "support/nar_text.rs"]
 mod nar_text;
+#[path = "support/server.rs"]
+mod server;
 #[path = "support/signed.rs"]
 mod signed;
 
 use std::{
     ffi::OsStr,
     fs,
-    io::{self, Read},
+    io::{self, Read, Write},
     os::fd::AsFd,
 };
 
@@ -19,8 +23,15 @@ use binary_cache::{
     compression::{Compression, DecodeError, Encoder, MAX_WINDOW, decoder},
     key::KeyRing,
     nar::{self, Limits, NarError},
-    narinfo::{NarInfo, NarInfoError, TrustError},
+    narinfo::{Download, Fields, NarInfo, NarInfoError, TrustError},
+    options::Options,
+    substitute::Substituter,
+    write::source_store_path,
 };
+use crds::domain::store_path::StorePath;
+use fixture::{Bench, Files, cache, nar_of, secret_key, sha256};
+use futures_util::future::join_all;
+use server::Server;
 use signed::{asked, fields, key, signed_text};
 
 const MIB: u64 = 1 << 20;
@@ -30,6 +41,8 @@ const COMPRESSED: u64 = 160 * MIB;
 const PLAIN: u64 = 64 * MIB;
 const GIB: u64 = 1 << 30;
 const SIGNED: u64 = MIB;
+/// What eight downloads may take together: all windows, and for each what is around it.
+const TOGETHER: u64 = 256 * MIB + 8 * 12 * MIB;
 
 /// A field of `/proc/self/status` that is in KiB, in bytes.
 fn status(field: &str) -> u64 {
@@ -176,12 +189,70 @@ fn check_bombs(base: u64) {
     }
 }
 
+/// Eight store paths in a cache, each a good NAR whose decoder fills a window of 128 MiB.
+fn greedy() -> (Files, Vec<StorePath>) {
+    let nar = nar_of(&vec![0; (140 * MIB) as usize]);
+    let hash = sha256(&nar);
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(27).unwrap();
+    encoder.write_all(&nar).unwrap();
+    let mut files = Files::default();
+    files.0.insert("/nar/x.nar.zst".to_owned(), encoder.finish().unwrap());
+    let path = |number| source_store_path(&format!("greedy-{number}"), &hash, &[]).unwrap();
+    let paths: Vec<StorePath> = (0..8).map(path).collect();
+    for path in &paths {
+        let mut narinfo = NarInfo::new(Fields {
+            store_path: path.clone(),
+            nar_hash: hash,
+            nar_size: nar.len() as u64,
+            references: Vec::new(),
+            deriver: None,
+            ca: None,
+            download: Download {
+                url: "nar/x.nar.zst".parse().unwrap(),
+                compression: Compression::Zstd,
+                file_hash: None,
+                file_size: None,
+            },
+        });
+        narinfo.sign(&secret_key());
+        let place = format!("/{}.narinfo", path.hash());
+        files.0.insert(place, narinfo.to_text().as_bytes().to_vec());
+    }
+    (files, paths)
+}
+
+fn check_downloads_together(base: u64) {
+    let (files, paths) = greedy();
+    let server = Server::start(move |asked, conn| files.serve(asked, conn));
+    let fetch_all = |decoder_windows| {
+        let options = Options {
+            decoder_windows,
+            ..Options::default()
+        };
+        let substituter = Substituter::new(vec![cache("greedy", &server.url(), None)], options).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(join_all(paths.iter().map(async |path| {
+            let bench = Bench::new();
+            bench.get(&substituter, path).await.unwrap();
+        })));
+    };
+    within("S8 eight windows of 128 MiB at once", TOGETHER, base, || {
+        fetch_all(Options::default().decoder_windows);
+    });
+    // The measure itself: without a bound over all of them, they take what they ask for.
+    let _forbidden = fs::write("/proc/self/clear_refs", "5").is_err();
+    fetch_all(1 << 31);
+    assert!(status("VmHWM:").saturating_sub(base) > 2 * TOGETHER);
+}
+
 #[test]
 fn no_bomb_and_no_lie_about_a_length_takes_more_memory_than_promised() {
     let base = status("VmRSS:");
     check_plain(base);
     check_refused_windows(base);
     check_bombs(base);
+    check_downloads_together(base);
     // The measure itself: what is really taken is seen.
     let before = status("VmHWM:");
     let taken = vec![1_u8; usize::try_from(before + COMPRESSED).unwrap()];

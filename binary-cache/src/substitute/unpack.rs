@@ -8,19 +8,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
     task::spawn_blocking,
     time::timeout,
 };
 
-use super::{Inner, Progress, Target};
+use super::{Inner, Progress, Target, incoming::Incoming, windows::Granted};
 use crate::{
-    compression::{self, MAX_WINDOW},
+    compression::{self, Compression, DecodeError, ORDINARY_WINDOW},
     download::{Download, Wanted},
     fault::{Class, Fault},
-    hash::FileHash,
     nar::{self, Limits, NarError},
     narinfo::VerifiedNarInfo,
     source::Source,
@@ -44,17 +42,48 @@ enum Piece {
 impl Unpack<'_> {
     /// Downloads and unpacks; the first fault of either side that is not a consequence of the other's.
     pub(super) async fn run(&self) -> Result<(), Fault> {
-        let mut download = self.download()?;
+        let hints = self.narinfo.download();
+        let mut file = Incoming::new(self.download()?, hints.file_hash, self.progress.as_ref());
+        let window = self.window(&mut file).await?;
         let (sender, receiver) = channel(self.inner.options.queued_chunks.max(1));
         let (narinfo, target, progress) = (self.narinfo.clone(), self.target.clone(), self.progress.clone());
-        let thread = spawn_blocking(move || unpack(receiver, &narinfo, &target, &progress));
-        let (fed, unpacked) = tokio::join!(self.feed_in_time(&mut download, sender), thread);
+        let thread = spawn_blocking(move || unpack(receiver, &narinfo, &target, &progress, window));
+        let (fed, unpacked) = tokio::join!(self.feed_in_time(&mut file, sender), thread);
         let unpacked = unpacked.unwrap_or(Err(Fault::Cancelled));
         match (fed, unpacked) {
             // Our disk failed while the download went on or broke: no other cache helps.
             (_, Err(fault)) if fault.class() == Class::Local && !matches!(fault, Fault::Cancelled) => Err(fault),
             (Err(fault), _) | (Ok(()), Err(fault)) => Err(fault),
             (Ok(()), Ok(())) => Ok(()),
+        }
+    }
+
+    /// Waits until the decoder may have the window that the stream begins with, an ordinary one at least.
+    ///
+    /// Taken once: a download that held a part and waited for more could wait for another that does the same. So later
+    /// members of the stream must do with what the first one got, and an ordinary window is enough for most of them.
+    async fn window(&self, file: &mut Incoming<'_>) -> Result<Granted, Fault> {
+        let compression = self.narinfo.download().compression;
+        let limit = self.inner.windows.largest();
+        let ordinary = ORDINARY_WINDOW.min(limit);
+        let asked = timeout(self.inner.options.download_timeout, file.window(compression)).await;
+        let bytes = match asked.map_err(|_elapsed| self.late(file))?? {
+            Some(0) => 0,
+            Some(bytes) => bytes.max(ordinary),
+            None => ordinary,
+        };
+        // Decoders count in powers of two.
+        let Some(bytes) = bytes.checked_next_power_of_two().filter(|bytes| *bytes <= limit) else {
+            let source = DecodeError::WindowTooLarge { compression, limit };
+            return Err(Fault::of_nar(NarError::Decode { offset: 0, source }));
+        };
+        self.inner.windows.take(bytes, || file.pause()).await
+    }
+
+    fn late(&self, file: &Incoming<'_>) -> Fault {
+        Fault::DownloadTimeout {
+            limit: self.inner.options.download_timeout,
+            received: file.received(),
         }
     }
 
@@ -89,40 +118,22 @@ impl Unpack<'_> {
     }
 
     /// Feeds for as long as one download may take; dropping the queue then stops the thread.
-    async fn feed_in_time(&self, download: &mut Download<'_>, queue: Sender<Piece>) -> Result<(), Fault> {
-        let limit = self.inner.options.download_timeout;
-        match timeout(limit, self.feed(download, queue)).await {
-            Ok(fed) => fed,
-            Err(_elapsed) => Err(Fault::DownloadTimeout {
-                limit,
-                received: download.received(),
-            }),
-        }
+    async fn feed_in_time(&self, file: &mut Incoming<'_>, queue: Sender<Piece>) -> Result<(), Fault> {
+        let fed = timeout(self.inner.options.download_timeout, feed(file, queue)).await;
+        fed.unwrap_or_else(|_elapsed| Err(self.late(file)))
     }
+}
 
-    /// Moves the file into the queue; ends early, without a fault, where the thread has stopped.
-    async fn feed(&self, download: &mut Download<'_>, queue: Sender<Piece>) -> Result<(), Fault> {
-        let wanted = self.narinfo.download().file_hash;
-        let mut hasher = wanted.map(|_| Sha256::new());
-        while let Some(chunk) = download.chunk(&|fault| self.progress.retried(fault)).await? {
-            self.progress.downloaded(chunk.len() as u64);
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&chunk);
-            }
-            if queue.send(Piece::Data(chunk)).await.is_err() {
-                return Ok(());
-            }
+/// Moves the file into the queue; ends early, without a fault, where the thread has stopped.
+async fn feed(file: &mut Incoming<'_>, queue: Sender<Piece>) -> Result<(), Fault> {
+    while let Some(chunk) = file.next().await? {
+        if queue.send(Piece::Data(chunk)).await.is_err() {
+            return Ok(());
         }
-        if let (Some(wanted), Some(hasher)) = (wanted, hasher) {
-            let found = FileHash::from(hasher.finalize());
-            if found != wanted {
-                return Err(Fault::FileHash { wanted, found });
-            }
-        }
-        // A thread that has stopped tells why by itself.
-        let _gone = queue.send(Piece::End).await.is_err();
-        Ok(())
     }
+    // A thread that has stopped tells why by itself.
+    let _gone = queue.send(Piece::End).await.is_err();
+    Ok(())
 }
 
 /// Largest compressed size that is believed: no format in use makes anything a sixteenth larger.
@@ -130,25 +141,28 @@ fn largest_file(nar_size: u64) -> u64 {
     nar_size.saturating_add(nar_size / 16).saturating_add(1 << 20)
 }
 
-/// The thread's part. Whatever goes wrong, nothing is left at `target`.
+/// The thread's part. Whatever goes wrong, nothing is left at `target`. The window is given back with the decoder.
 fn unpack(
     receiver: Receiver<Piece>,
     narinfo: &VerifiedNarInfo,
     target: &Target,
     progress: &Arc<dyn Progress>,
+    window: Granted,
 ) -> Result<(), Fault> {
     let queue = Queue(Arc::new(Mutex::new(QueueState {
         receiver,
         current: Bytes::new(),
         ended: false,
     })));
-    let decoder = compression::decoder(narinfo.download().compression, queue.clone(), MAX_WINDOW)
+    let decoder = compression::decoder(narinfo.download().compression, queue.clone(), window.bytes)
         .map_err(|source| Fault::of_nar(NarError::Decode { offset: 0, source }))?;
     let counted = Counted {
         inner: decoder,
         progress: progress.as_ref(),
     };
-    nar::restore(counted, target.parent.as_fd(), &target.name, &Limits::exactly(narinfo)).map_err(nar_fault)?;
+    nar::restore(counted, target.parent.as_fd(), &target.name, &Limits::exactly(narinfo))
+        .map_err(|error| nar_fault(grown(error, &window)))?;
+    drop(window);
     let finished = queue.finish();
     if finished.is_err() {
         // The tree is good as a NAR, but the file it came in is not what was announced.
@@ -158,6 +172,23 @@ fn unpack(
         })?;
     }
     finished
+}
+
+/// A window that is refused although larger ones are had is one that came too late to ask for. (Brotli's decoder has one
+/// bound for every stream.)
+fn grown(mut error: NarError, window: &Granted) -> NarError {
+    if let NarError::Decode { source, .. } = &mut error
+        && let DecodeError::WindowTooLarge { compression, limit } = *source
+        && limit == window.bytes
+        && !window.is_largest
+        && compression != Compression::Brotli
+    {
+        *source = DecodeError::WindowGrows {
+            compression,
+            taken: limit,
+        };
+    }
+    error
 }
 
 /// The queue itself fails to be read only where it was abandoned: then the network side knows why.

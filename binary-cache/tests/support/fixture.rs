@@ -127,6 +127,17 @@ impl Fixture {
         files
     }
 
+    /// The same NAR as `compressed`, whatever wrote that; the narinfo says nothing of its size and hash.
+    pub(crate) fn packed_as(&self, compression: Compression, compressed: Vec<u8>) -> Self {
+        let named = Self {
+            files: self.with_line("Compression", Some(compression.as_str())),
+            ..self.clone()
+        };
+        let mut packed = named.without_hints();
+        packed.files.0.insert(packed.nar_path.clone(), compressed);
+        packed
+    }
+
     /// The same with neither FileSize nor FileHash: only what is signed can find a fault.
     pub(crate) fn without_hints(&self) -> Self {
         let hashless = Self {

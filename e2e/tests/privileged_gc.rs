@@ -6,14 +6,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::unix::process::CommandExt,
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crds::domain::store_path::StorePath;
-use e2e::{made_up::Closure, skip};
+use e2e::{documents, made_up::Closure, parts, skip, stage::Stage};
 use node_agent::{
     act::{collect::collect, enter, view},
     plan::{
@@ -24,10 +23,8 @@ use node_agent::{
         store::StoreState,
         view::{ViewKind, ViewRequest},
     },
-    store::{LeaseContent, NodeStore},
+    store::NodeStore,
 };
-
-const INSTRUCTIONS: &str = "CUDAENV_TEST_LEASE";
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
@@ -166,45 +163,44 @@ fn space_returns_also_where_a_plain_view_had_the_files_under_a_second_name() {
 }
 
 #[test]
-#[ignore = "the program that inherits a lease; the test below starts it"]
-#[expect(clippy::disallowed_methods, reason = "the instructions come from the other half")]
-fn hold_a_lease_as_told() {
-    let Ok(state) = std::env::var(INSTRUCTIONS) else { return };
-    let store = NodeStore::open(Path::new(&state)).unwrap();
-    let content = LeaseContent {
-        paths: here(&store),
-        ..LeaseContent::default()
+fn a_lease_lives_as_long_as_the_program_that_run_became() {
+    let what = "a running program keeps its closure";
+    let set = || {
+        skip::without(what, skip::root())?;
+        let driver = skip::without(what, parts::drivers())?.swap_remove(3);
+        let toolkits = skip::without(what, parts::toolkits())?;
+        let stage = skip::without(what, Stage::new(&toolkits[..1], |_, _| Ok(())))?;
+        Some((driver, stage))
     };
-    store.lease(&content).unwrap().outlive_exec().unwrap();
-    // From here on this process is another program, which knows nothing of leases.
-    let failed = Command::new("cat").exec();
-    panic!("{failed}");
-}
-
-#[test]
-fn a_lease_lives_as_long_as_the_program_that_inherited_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let state = folder.path().join("state");
-    let store = NodeStore::open(&state).unwrap();
-    let closure = Closure::new("leased", 4, 10).unwrap();
-    closure.commit(&store).unwrap();
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--ignored", "--exact", "hold_a_lease_as_told"])
-        .env(INSTRUCTIONS, &state);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let Some((driver, stage)) = set() else { return };
+    let closure = &stage.closures[0];
+    let variant = documents::variant("cu", &closure.toolkit.cuda, &closure.environment);
+    let environment = stage
+        .environment("cuda", &[documents::package("cuda", &[variant])])
+        .unwrap();
+    let (node, state) = (stage.node(&driver).unwrap(), stage.state("leased"));
+    let mut run = stage.run(&environment, &node, &state).unwrap();
+    run.arg("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = run.spawn().unwrap();
     let name = format!("/proc/{}/comm", child.id());
-    let became_cat = (0..1000).any(|_| {
+    let became_cat = (0..6000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         fs::read_to_string(&name).is_ok_and(|name| name == "cat\n")
     });
-    assert!(became_cat);
+    let store = NodeStore::at(&state.canonicalize().unwrap());
+    let held = here(&store);
     let plan = collect(&store, greedy).unwrap();
-    assert_eq!((plan.remove.len(), plan.kept[&Kept::InUse]), (0, 4));
-    assert_eq!(here(&store), paths(&[&closure]));
+    let left = here(&store);
     // Killed, not ended: nobody tidies up after it.
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(collect(&store, greedy).unwrap().remove.len(), 4);
+    assert!(became_cat && held.len() > 1, "{} paths", held.len());
+    assert_eq!((plan.remove.len(), plan.kept.get(&Kept::InUse)), (0, Some(&held.len())));
+    assert_eq!(left, held);
+    assert_eq!(collect(&store, greedy).unwrap().remove.len(), held.len());
+    assert!(here(&store).is_empty());
     assert_eq!(fs::read_dir(store.layout().leases()).unwrap().count(), 0);
 }

@@ -64,6 +64,8 @@ pub enum StoreError {
     NotAFolder { path: PathBuf },
     #[error("{} is no node store", path.display())]
     NoStore { path: PathBuf, source: io::Error },
+    #[error("{path} is in a view that is in use, and its record is damaged: it is replaced when nothing uses it")]
+    InUse { path: StorePath },
     #[error("the record {} says nothing that can be trusted", path.display())]
     BadRecord { path: PathBuf, source: RecordError },
     #[error("the list {} cannot be understood", path.display())]

@@ -26,7 +26,7 @@ use node_agent::{
     },
     plan::{
         collect::{self as plan_collect, CollectPlan, CollectPolicy},
-        fetch::{self as plan_fetch, FetchPlan, Space, Wanted},
+        fetch::{self as plan_fetch, FetchPlan, FetchRefusal, Space, Wanted},
     },
     snapshot::view::ViewDigest,
     store::{LeaseContent, NodeStore, StoreError},
@@ -328,6 +328,53 @@ async fn verification_finds_one_flipped_bit_and_everything_else_that_is_wrong() 
         (found.missing, found.extra),
         (vec![path(5)], vec![path(77).hash().to_owned()])
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_with_a_damaged_record_is_replaced_only_when_no_view_has_it() {
+    let (cache, folder) = (SmallCache::new(3), tempfile::tempdir().unwrap());
+    let store = open(folder.path());
+    fetch(&cache, &store).await.unwrap();
+    let layout = store.layout();
+    let inode = || fs::metadata(layout.files(&path(1))).unwrap().ino();
+    let digest: ViewDigest = "0123456789abcdef0123456789abcdef".parse().unwrap();
+    let paths: BTreeSet<StorePath> = [path(1), path(2)].into();
+    let lease = |view| LeaseContent {
+        view,
+        paths: paths.clone(),
+        ..LeaseContent::default()
+    };
+    let volume = layout.volumes().join("one.json");
+    let publish = || {
+        let record = serde_json::json!({ "paths": &paths }).to_string();
+        fs::create_dir_all(layout.view(&digest)).unwrap();
+        fs::write(layout.view_record(&digest), record).unwrap();
+        fs::write(&volume, format!("{{\"view\":\"{digest}\"}}")).unwrap();
+    };
+    for (case, leased, published) in [
+        ("a lease on a view", Some(lease(Some(digest.clone()))), false),
+        ("a published view", None, true),
+    ] {
+        // Of what another fetch leased, nobody reads anything yet.
+        let _fetching = store.lease(&lease(None)).unwrap();
+        let held = leased.map(|content| store.lease(&content).unwrap());
+        if published {
+            publish();
+        }
+        let before = inode();
+        fs::write(layout.record(&path(1)), "damaged").unwrap();
+        let refused = fetch(&cache, &store).await.unwrap_err();
+        assert!(
+            matches!(&refused, FetchError::Refused(FetchRefusal::InUse { path: found }) if *found == path(1)),
+            "{case}: {refused:?}"
+        );
+        assert_eq!(inode(), before, "{case}");
+        assert!(names(&layout.staging()).is_empty(), "{case}");
+        drop(held);
+        let _published = fs::remove_file(&volume).is_ok();
+        assert_eq!(fetch(&cache, &store).await.unwrap().paths, 1, "{case}");
+        assert_ne!(inode(), before, "{case}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

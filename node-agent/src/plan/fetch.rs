@@ -68,6 +68,12 @@ pub enum FetchRefusal {
         here: NarHash,
         wanted: NarHash,
     },
+    /// Its files may be the signed ones or not; whoever reads them now must not find others in their place.
+    #[error(
+        "the record of {path} is damaged, and a view in use has its files: once the programs with it have ended, \
+         `node-agent verify --repair` removes it, or the next fetch replaces it"
+    )]
+    InUse { path: StorePath },
 }
 
 /// Plans the fetch of `closure`, given the hashes of what is `present` and the room on disk.

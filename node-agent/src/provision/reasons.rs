@@ -56,6 +56,7 @@ fn of_refusal(error: &FetchRefusal) -> Reason {
     match error {
         FetchRefusal::InsufficientDisk { .. } => Reason::InsufficientDisk,
         FetchRefusal::DifferentContents { .. } => Reason::HashMismatch,
+        FetchRefusal::InUse { .. } => Reason::StoreCorrupt,
     }
 }
 

@@ -46,6 +46,8 @@ pub struct StoreState {
     pub bridges: BTreeSet<BridgeId>,
     /// Store paths of live leases.
     pub leased: BTreeSet<StorePath>,
+    /// Those of them whose lease is on a view: their files are being read, not fetched.
+    pub leased_in_views: BTreeSet<StorePath>,
     /// Driver bridges of live leases.
     pub leased_bridges: BTreeSet<BridgeId>,
     /// Something that is in use could not be read: whatever it uses must stay, so all must.
@@ -56,6 +58,12 @@ impl StoreState {
     /// Sum over the layers, in bytes.
     pub fn used_bytes(&self) -> u64 {
         self.layers.iter().map(|layer| layer.bytes).sum()
+    }
+
+    /// Whether somebody may be reading the files of `path`: a view in use has it, or a lease on a view.
+    pub fn is_viewed(&self, path: &StorePath) -> bool {
+        let shown = |view: &BuiltView| view.in_use && view.paths.contains(path);
+        self.unknown_use || self.leased_in_views.contains(path) || self.views.iter().any(shown)
     }
 
     /// Store paths that something uses now: those of live leases and of views in use.

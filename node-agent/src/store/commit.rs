@@ -62,7 +62,7 @@ impl NodeStore {
     ///
     /// # Errors
     /// An error of writing back data anywhere on the file system since the workspace was made is an error here: discard
-    /// the workspace then, its contents cannot be trusted.
+    /// the workspace then, its contents cannot be trusted. [`StoreError::InUse`] as [`Self::make_room`].
     pub fn commit(&self, work: &Workspace, narinfos: &[&VerifiedNarInfo]) -> Result<(), StoreError> {
         for narinfo in narinfos {
             let path = narinfo.store_path();
@@ -71,6 +71,9 @@ impl NodeStore {
             fs::write(&record, Record::seal(narinfo)).map_err(|source| StoreError::Write { path: record, source })?;
         }
         work.sync()?;
+        for narinfo in narinfos {
+            self.make_room(work, narinfo.store_path())?;
+        }
         let layout = self.layout();
         let _no_sweep = lock::shared(&layout.lock())?;
         for narinfo in narinfos {
@@ -78,7 +81,6 @@ impl NodeStore {
                 work.staged_layer(narinfo.store_path()),
                 layout.layer(narinfo.store_path()),
             );
-            self.make_room(work, narinfo.store_path(), &place)?;
             rename(&staged, &place)?;
         }
         sync_folder(&layout.store())?;
@@ -91,13 +93,25 @@ impl NodeStore {
         sync_folder(&layout.meta())
     }
 
-    /// A layer that is there already has no good record, else nobody would have fetched it again: it gives way.
-    fn make_room(&self, work: &Workspace, path: &StorePath, place: &Path) -> Result<(), StoreError> {
+    /// Moves a layer without a good record out of sight, if there is one: what is fetched takes its place.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] where somebody may be reading it; nothing has changed then.
+    pub fn make_room(&self, work: &Workspace, path: &StorePath) -> Result<(), StoreError> {
+        let place = self.layout().layer(path);
+        if fs::symlink_metadata(&place).is_err() {
+            return Ok(());
+        }
+        // What is not in use now cannot come into use before it is out of sight.
+        let _exclusive = self.exclusively()?;
+        if self.state()?.is_viewed(path) {
+            return Err(StoreError::InUse { path: path.clone() });
+        }
         let aside = work.path().join(format!("{}.old", path.hash()));
-        match fs::rename(place, &aside) {
+        match fs::rename(&place, &aside) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(StoreError::Move {
-                from: place.to_owned(),
+                from: place,
                 to: aside,
                 source,
             }),

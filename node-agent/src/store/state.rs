@@ -70,6 +70,8 @@ impl NodeStore {
         let views = self.built_views(&used_views)?;
         unknown_use |= views.iter().any(|view| view.broken && view.in_use);
         let leased_bridges = leases.iter().filter_map(|lease| lease.bridge.clone()).collect();
+        let in_views = leases.iter().filter(|lease| lease.view.is_some());
+        let leased_in_views = in_views.flat_map(|lease| lease.paths.iter().cloned()).collect();
         let leased = leases.into_iter().flat_map(|lease| lease.paths).collect();
         let bridges = list(&self.layout().drivers())?;
         Ok(StoreState {
@@ -77,6 +79,7 @@ impl NodeStore {
             views,
             bridges: bridges.iter().filter_map(|name| name.parse().ok()).collect(),
             leased,
+            leased_in_views,
             leased_bridges,
             unknown_use,
         })

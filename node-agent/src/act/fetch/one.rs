@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use super::{FetchError, FetchProgress, Fetcher, blocking, progress::PathProgress, reserve::Reservation};
 use crate::{
     plan::fetch::FetchRefusal,
-    store::{NodeStore, PathLock, Workspace},
+    store::{NodeStore, PathLock, StoreError, Workspace},
 };
 
 /// How long to leave alone a path that somebody else fetches.
@@ -92,7 +92,7 @@ fn turn(
     let Some(lock) = store.try_lock_path(path)? else {
         return Ok(Turn::Busy);
     };
-    // A damaged record is as good as none: what is fetched now replaces it.
+    // A damaged record is as good as none: what is fetched now replaces it, unless somebody reads the files.
     let present = store.record(path).ok().flatten();
     let turn = match present {
         Some(record) if record.nar_hash() == narinfo.nar_hash() => Turn::ByOthers,
@@ -100,7 +100,13 @@ fn turn(
             let (path, here, wanted) = (path.clone(), record.nar_hash(), narinfo.nar_hash());
             return Err(FetchRefusal::DifferentContents { path, here, wanted }.into());
         }
-        None => Turn::Ours(lock, work.stage_layer(path)?),
+        None => {
+            store.make_room(work, path).map_err(|error| match error {
+                StoreError::InUse { path } => FetchRefusal::InUse { path }.into(),
+                other => FetchError::from(other),
+            })?;
+            Turn::Ours(lock, work.stage_layer(path)?)
+        }
     };
     reservation.give_back(narinfo.nar_size())?;
     Ok(turn)

@@ -210,32 +210,13 @@ fn yaml_says_the_same_as_json() {
     assert_eq!(text.matches("reason: driver-too-old").count(), 1);
 }
 
-/// Entries X01 to X20 of the corpus of bad driver strings; the accepted twins are the numeric ones.
+/// Entries X01 to X22 of the corpus of bad driver strings; the accepted twins are the numeric ones.
 #[test]
 fn what_is_no_driver_version_is_refused_and_shown() {
-    let (digits, parts) = ("9".repeat(10_000), vec!["1"; 10_000].join("."));
-    for text in [
-        "",
-        "  ",
-        "550",
-        "550.54.15.1",
-        "v550.54.15",
-        "550.54.15-1ubuntu1",
-        "0550.054.15",
-        "550.54.1a",
-        "550,54,15",
-        "-1.0.0",
-        "4294967296.0.0",
-        "５５０.５４.１５",
-        "550.54.15\n570.0.0",
-        "$(id)",
-        "../570",
-        "N/A",
-        "unknown",
-        "[Not Supported]",
-        &digits,
-        &parts,
-    ] {
+    let bad = include_str!("../../crds/tests/data/bad_drivers.json");
+    let refused: Vec<String> = serde_json::from_str(bad).unwrap();
+    let long = ["9".repeat(10_000), vec!["1"; 10_000].join(".")];
+    for text in refused.into_iter().chain(long) {
         let (reason, message) = refusal(&explain(&[&format!("--driver={text}"), "--output", "json"]));
         assert_eq!(reason, "BadRequest");
         assert!(

@@ -32,6 +32,14 @@ impl Root {
         })
     }
 
+    /// As [`Self::open`], but `path` itself must be no link.
+    pub fn open_plain(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(Self {
+            fd: rustix::fs::openat(CWD, path, flags, Mode::empty())?,
+        })
+    }
+
     /// Makes the directory `path` below this root a root of its own: absolute links in it then start there.
     pub fn chroot(&self, path: &Path) -> io::Result<Self> {
         let fd = self.openat2(path, OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::IN_ROOT)?;

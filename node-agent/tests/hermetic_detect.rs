@@ -15,7 +15,7 @@ use std::{
 use crds::domain::{cuda::CudaVersion, node::DriverState, store_path::System};
 use elf::{ElfSpec, cuda_note};
 use node_agent::{
-    observe::driver::{KernelSource, Options, detect, fingerprint::fingerprint},
+    observe::driver::{CompatError, KernelSource, Options, compat_files, detect, fingerprint::fingerprint},
     snapshot::driver::{CudaSource, Detection, DriverCuda, Environment, Found},
 };
 
@@ -229,6 +229,19 @@ fn wsls_store_of_windows_drivers_is_searched() {
         (driver.environment, driver.directory),
         (Environment::Wsl, Path::new("/").join(directory))
     );
+}
+
+#[test]
+fn a_compat_package_that_is_a_link_is_refused() {
+    let machine = Machine::new();
+    let version = "580.95.05";
+    machine
+        .driver("store/real/compat", version)
+        .link("store/linked", "real");
+    let found = compat_files(&machine.path("store/real")).unwrap();
+    assert_eq!(found.version.map(|found| found.to_string()).as_deref(), Some(version));
+    let refused = compat_files(&machine.path("store/linked")).unwrap_err();
+    assert!(matches!(refused, CompatError::Root { .. }), "{refused:?}");
 }
 
 #[test]

@@ -79,6 +79,25 @@ fn shown(code: &GpuCode) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
+fn the_names_of_a_dynamic_section_are_bounded_all_together() {
+    let name = "n".repeat(4000);
+    for (count, wanted) in [(65, true), (66, false)] {
+        let needed = vec![name.as_str(); count];
+        let bytes = elf::elf(&ElfSpec {
+            needed: &needed,
+            ..ElfSpec::default()
+        });
+        match Elf::open(Cursor::new(bytes)).unwrap().dynamic() {
+            Ok(found) => assert!(wanted && found.unwrap().needed == needed, "{count}"),
+            Err(error) => assert!(
+                !wanted && matches!(error, ElfError::TooLarge { limit: 262_144, .. }),
+                "{count}: {error:?}"
+            ),
+        }
+    }
+}
+
+#[test]
 fn both_sections_and_all_suffixes_are_read() {
     let executable = [
         region(&[cubin(80, 0), cubin(90, EXACT)]),

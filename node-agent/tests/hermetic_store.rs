@@ -378,6 +378,38 @@ async fn a_layer_with_a_damaged_record_is_replaced_only_when_no_view_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn verification_beside_a_running_fetch_finds_nothing_wrong() {
+    const PATHS: usize = 60;
+    let (cache, folder) = (SmallCache::new(PATHS), tempfile::tempdir().unwrap());
+    let store = open(folder.path());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let mut seen = BTreeSet::new();
+    // Until one came in the middle: between two commits of a fetch.
+    while !seen.iter().any(|good| (1..PATHS).contains(good)) {
+        assert!(tokio::time::Instant::now() < deadline, "{seen:?}");
+        collect(&store, everything_old).unwrap();
+        let mut fetching = std::pin::pin!(fetch(&cache, &store));
+        loop {
+            let looking = store.clone();
+            let verifying = tokio::task::spawn_blocking(move || verify(&looking, 1, &|_| ()).unwrap());
+            let (fetched, verified) = tokio::select! {
+                fetched = &mut fetching => (Some(fetched.unwrap()), None),
+                verified = verifying => (None, Some(verified.unwrap())),
+            };
+            if let Some(verified) = verified {
+                assert!(verified.is_good(), "{verified:?}");
+                seen.insert(verified.good);
+            }
+            if let Some(fetched) = fetched {
+                assert_eq!(fetched.paths, PATHS as u64);
+                break;
+            }
+        }
+    }
+    assert_clean(&store, &cache.paths);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn presence_proves_nothing_to_those_who_trust_other_keys() {
     let (cache, folder) = (SmallCache::new(1), tempfile::tempdir().unwrap());
     let store = open(folder.path());

@@ -5,7 +5,7 @@ use std::{
     error::Error,
     future::Future,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -124,10 +124,10 @@ fn unresolved(error: &io::Error) -> ConnectFault {
 }
 
 /// The addresses of `host` that may be connected to. Whoever owns a name decides where it leads; so a name other than
-/// `localhost` may not lead to this machine, nor to link-local addresses, where clouds keep their metadata.
-/// Who wants that writes the address itself into the configuration.
+/// `localhost` may not lead to this machine, nor to link-local addresses and the few others where clouds keep their
+/// metadata, whatever way the address is written in. Who wants that writes the address itself into the configuration.
 fn permitted(host: &str, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConnectFault> {
-    let (good, bad): (Vec<_>, Vec<_>) = found.into_iter().partition(|ip| is_permitted(host, ip.to_canonical()));
+    let (good, bad): (Vec<_>, Vec<_>) = found.into_iter().partition(|ip| is_permitted(host, *ip));
     match (good.is_empty(), bad.first()) {
         (false, _) => Ok(good),
         (true, Some(ip)) => Err(ConnectFault::AddressRefused(*ip)),
@@ -135,13 +135,40 @@ fn permitted(host: &str, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConnectFault
     }
 }
 
+/// Metadata services outside the link-local ranges: AWS, Google (IPv6), Alibaba and Azure.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+];
+
+/// The IPv4 address that a packet to this IPv6 address may end at: mapped, compatible (RFC 4291), behind a translator
+/// (RFC 6052, RFC 8215), or 6to4 (RFC 3056).
+fn carried(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [a, b, c, d, e, f, high, low] = ip.segments();
+    let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
+    match [a, b, c, d, e, f] {
+        // `::` and `::1` are themselves.
+        [0, 0, 0, 0, 0, 0] if high == 0 && low <= 1 => None,
+        [0, 0, 0, 0, 0, 0 | 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] | [0x64, 0xff9b, 1, _, _, _] => Some(v4(high, low)),
+        [0x2002, high, low, _, _, _] => Some(v4(high, low)),
+        _ => None,
+    }
+}
+
 fn is_permitted(host: &str, ip: IpAddr) -> bool {
+    if let IpAddr::V6(ip) = ip
+        && let Some(carried) = carried(ip)
+    {
+        return is_permitted(host, carried.into());
+    }
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     let this_machine = ip.is_loopback() && !is_localhost(host);
-    !link_local && !this_machine && !ip.is_unspecified() && !ip.is_multicast()
+    !METADATA.contains(&ip) && !link_local && !this_machine && !ip.is_unspecified() && !ip.is_multicast()
 }
 
 /// What the client's error means.
@@ -207,6 +234,18 @@ mod tests {
             "::1",
             "::ffff:127.0.0.1",
             "fe80::1",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+            "100.100.100.200",
+            "168.63.129.16",
+            "::ffff:169.254.169.254",
+            "::169.254.169.254",
+            "::127.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b::7f00:1",
+            "64:ff9b:1::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "64:ff9b::6464:64c8",
             "224.0.0.1",
         ] {
             assert!(
@@ -218,6 +257,17 @@ mod tests {
         for (host, ip) in [
             ("cache.example", "192.0.2.1"),
             ("cache.example", "10.0.0.1"),
+            ("cache.example", "2001:db8::254"),
+            ("cache.example", "fd00:ec2::1:254"),
+            ("cache.example", "fd20:ce:1::254"),
+            ("cache.example", "100.100.100.201"),
+            ("cache.example", "169.253.169.254"),
+            ("cache.example", "::ffff:192.0.2.1"),
+            ("cache.example", "::192.0.2.1"),
+            ("cache.example", "64:ff9b::c000:201"),
+            ("cache.example", "64:ff9b:1::c000:201"),
+            ("cache.example", "2002:c000:201::1"),
+            ("localhost", "::ffff:127.0.0.1"),
             ("localhost", "127.0.0.1"),
             ("a.localhost", "::1"),
         ] {

@@ -9,28 +9,26 @@ use crate::{
     key::{KeyRing, Signature, SignatureError},
 };
 
-/// Why a narinfo is not trusted.
+/// Why a narinfo is not trusted. Whoever tells it names the path that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
     #[error("asked for `{asked}`, answered with `{answered}`")]
     OtherPath { asked: StorePath, answered: StorePath },
     #[error("asked for `{asked}`, answered with the same hash under another name: `{answered}`")]
     OtherName { asked: StorePath, answered: StorePath },
-    #[error("`{path}`: {found} signatures; at most {MAX_SIGNATURES} are looked at")]
+    #[error("{found} signatures; at most {MAX_SIGNATURES} are looked at")]
     TooManySignatures { path: StorePath, found: usize },
-    #[error("`{path}` is not signed")]
+    #[error("not signed")]
     NoSignature { path: StorePath },
-    #[error("`{path}`: line {line} is no signature, and there is no other")]
+    #[error("signature {line} is none, and there is no good one")]
     MalformedSignature {
         path: StorePath,
         line: usize,
         source: SignatureError,
     },
-    #[error("`{path}` is signed by keys that are not trusted here: {}", names.join(", "))]
+    #[error("signed by keys that are not trusted here: {}", names.join(", "))]
     UntrustedKey { path: StorePath, names: Vec<String> },
-    #[error(
-        "`{path}`: the signature labelled `{key}` is not by the trusted key of this name, or not of these contents"
-    )]
+    #[error("the signature labelled `{key}` is not by the trusted key of this name, or not of these contents")]
     BadSignature { path: StorePath, key: String },
 }
 

@@ -50,50 +50,47 @@ impl TryFrom<&ClusterCUDAEnvironment> for Environment {
 
 const SPEC: At<'static> = At::root("spec");
 
+/// Every item of a list of `fewest` to `most`, each with its place.
+fn each<'t, T, U, C: FromIterator<U>>(
+    list: &At<'_>,
+    items: &'t [T],
+    (fewest, most): (usize, usize),
+    mut one: impl FnMut(&At<'_>, &'t T) -> Result<U, InvalidField>,
+) -> Result<C, InvalidField> {
+    list.count(items.len(), fewest, most)?;
+    let place = |(index, item)| one(&list.index(index), item);
+    items.iter().enumerate().map(place).collect()
+}
+
 fn caches(names: Option<&[String]>) -> Result<Option<Vec<String>>, InvalidField> {
     let Some(names) = names else { return Ok(None) };
-    let list = SPEC.field("caches");
-    list.count(names.len(), 1, MOST_CACHES)?;
     let mut unique = Unique::default();
-    for (index, name) in names.iter().enumerate() {
-        let at = list.index(index);
+    each(&SPEC.field("caches"), names, (1, MOST_CACHES), |at, name| {
         if !is_object_name(name) {
             return Err(at.is(Problem::ObjectName));
         }
-        unique.value(&at, name)?;
-    }
-    Ok(Some(names.to_vec()))
+        unique.value(at, name)?;
+        Ok(name.clone())
+    })
+    .map(Some)
 }
 
 fn packages(specs: &[PackageSpec]) -> Result<Vec<Package>, InvalidField> {
-    let list = SPEC.field("packages");
-    list.count(specs.len(), 1, MOST_PACKAGES)?;
     let mut unique = Unique::default();
-    specs
-        .iter()
-        .enumerate()
-        .map(|(index, spec)| {
-            let at = list.index(index);
-            Ok(Package {
-                name: unique.label(&at.field("name"), &spec.name)?,
-                variants: variants(&at.field("variants"), &spec.variants)?,
-            })
+    each(&SPEC.field("packages"), specs, (1, MOST_PACKAGES), |at, spec| {
+        Ok(Package {
+            name: unique.label(&at.field("name"), &spec.name)?,
+            variants: variants(&at.field("variants"), &spec.variants)?,
         })
-        .collect()
+    })
 }
 
 fn variants(list: &At<'_>, specs: &[VariantSpec]) -> Result<Vec<Variant>, InvalidField> {
-    list.count(specs.len(), 1, MOST_VARIANTS)?;
     let mut unique = Unique::default();
-    specs
-        .iter()
-        .enumerate()
-        .map(|(index, spec)| {
-            let at = list.index(index);
-            let name = unique.label(&at.field("name"), &spec.name)?;
-            variant(&at, name, spec)
-        })
-        .collect()
+    each(list, specs, (1, MOST_VARIANTS), |at, spec| {
+        let name = unique.label(&at.field("name"), &spec.name)?;
+        variant(at, name, spec)
+    })
 }
 
 fn variant(at: &At<'_>, name: String, spec: &VariantSpec) -> Result<Variant, InvalidField> {
@@ -152,33 +149,21 @@ fn code(at: &At<'_>, spec: &CodeSpec) -> Result<GpuCode, InvalidField> {
 }
 
 fn sass(list: &At<'_>, targets: &[String]) -> Result<BTreeSet<CodeTarget>, InvalidField> {
-    list.count(targets.len(), 0, MOST_TARGETS)?;
     let mut unique = Unique::default();
-    targets
-        .iter()
-        .enumerate()
-        .map(|(index, text)| {
-            let at = list.index(index);
-            unique.value(&at, text)?;
-            target(&at, text)
-        })
-        .collect()
+    each(list, targets, (0, MOST_TARGETS), |at, text| {
+        unique.value(at, text)?;
+        target(at, text)
+    })
 }
 
 fn ptx(list: &At<'_>, specs: &[PtxSpec]) -> Result<BTreeSet<PtxCode>, InvalidField> {
-    list.count(specs.len(), 0, MOST_TARGETS)?;
-    specs
-        .iter()
-        .enumerate()
-        .map(|(index, spec)| {
-            let at = list.index(index);
-            let number = |problem| at.field("isa").is(Problem::Number(problem));
-            Ok(PtxCode {
-                target: target(&at.field("target"), &spec.target)?,
-                isa: spec.isa.parse().map_err(number)?,
-            })
+    each(list, specs, (0, MOST_TARGETS), |at, spec| {
+        let number = |problem| at.field("isa").is(Problem::Number(problem));
+        Ok(PtxCode {
+            target: target(&at.field("target"), &spec.target)?,
+            isa: spec.isa.parse().map_err(number)?,
         })
-        .collect()
+    })
 }
 
 /// With its dot, as the schema demands: `sm_90` is for people, and `90` could be meant as either.

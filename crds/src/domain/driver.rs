@@ -105,35 +105,10 @@ mod tests {
     /// Entries X01 to X25 of the corpus of bad driver strings.
     #[test]
     fn only_versions_are_versions() {
-        let refused = [
-            "",
-            "  ",
-            " 550.54.15",
-            "550",
-            "550.54.15.1",
-            "v550.54.15",
-            "550.54.15-1ubuntu1",
-            "0550.054.15",
-            "550.54.1a",
-            "550,54,15",
-            "-1.0.0",
-            "4294967296.0.0",
-            "５５０.５４.１５",
-            "550.54.15\n570.0.0",
-            "$(id)",
-            "../570",
-            "N/A",
-            "unknown",
-            "[Not Supported]",
-            "550..15",
-            "550.54.",
-            ".550.54",
-        ];
-        for text in refused
-            .into_iter()
-            .map(str::to_owned)
-            .chain([["1"; 1 << 16].join("."), "9".repeat(10_000)])
-        {
+        let bad = include_str!("../../tests/data/bad_drivers.json");
+        let refused: Vec<String> = serde_json::from_str(bad).unwrap();
+        let long = [["1"; 1 << 16].join("."), "9".repeat(10_000)];
+        for text in refused.into_iter().chain(long) {
             let error = text.parse::<DriverVersion>().unwrap_err().to_string();
             assert!(error.len() < 1200 && !error.contains('\n'), "{error}");
         }

@@ -26,6 +26,29 @@ use sha2::{Digest, Sha256};
 
 const ROUNDS: usize = 3;
 
+/// What is fetched: real libraries and the many small files of a Python, as much as a pod's environment has of them.
+struct Workload {
+    compression: &'static str,
+    /// Which real drivers' libraries: these are large files that compress well.
+    drivers: &'static [&'static str],
+    /// Folders of Python's library that are left out.
+    without: &'static [&'static str],
+}
+
+/// About 530 MiB for what today's caches write; less for xz, which takes minutes to write.
+const WORKLOADS: [Workload; 2] = [
+    Workload {
+        compression: "zstd",
+        drivers: &["550.163.01", "555.58.02"],
+        without: &["site-packages"],
+    },
+    Workload {
+        compression: "xz",
+        drivers: &["470.256.02"],
+        without: &["site-packages", "test"],
+    },
+];
+
 /// What one run took.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
@@ -41,9 +64,10 @@ fn main() -> Result<()> {
         .tempdir_in(programs::target_folder())?;
     let nix = RealNix::find()?;
     let key = nix.key("bench-1")?;
-    for compression in ["zstd", "xz"] {
+    for workload in &WORKLOADS {
+        let compression = workload.compression;
         let cache = work.path().join(compression);
-        let (root, files, bytes) = publish(&nix, &key, compression, work.path(), &cache)?;
+        let (root, files, bytes) = publish(&nix, &key, workload, work.path(), &cache)?;
         let server = Server::start(&cache)?;
         say(&format!(
             "\n{compression}: {files} files, {} MiB unpacked, {} MiB to download; {ROUNDS} rounds, medians\n",
@@ -73,23 +97,28 @@ fn main() -> Result<()> {
 }
 
 /// Real libraries as store paths below one environment path, packed and signed by real Nix.
-fn publish(nix: &RealNix, key: &Key, compression: &str, work: &Path, cache: &Path) -> Result<(String, usize, u64)> {
+fn publish(nix: &RealNix, key: &Key, workload: &Workload, work: &Path, cache: &Path) -> Result<(String, usize, u64)> {
+    let compression = workload.compression;
     let mut layout = Layout::new(&work.join(format!("layout-{compression}")))?;
     let mut members = Vec::new();
-    let mut folders: Vec<(String, PathBuf)> = parts::available_drivers()?
-        .into_iter()
-        .map(|driver| (format!("driver-{}", driver.version), driver.root))
-        .collect();
-    folders.extend(
-        parts::available_toolkits()?
-            .into_iter()
-            .map(|kit| (format!("cuda-runtime-{}", kit.version), kit.root)),
-    );
-    // Many small files, as every Python environment has them.
-    folders.extend(small_files().map(|folder| ("many-small-files".to_owned(), folder)));
-    for (name, folder) in folders {
-        members.push(layout.add(&name, &[], |to, _| node::copy_tree(&folder, to))?);
+    for driver in parts::available_drivers()? {
+        if workload.drivers.contains(&driver.version.as_str()) {
+            members.push(layout.add(&format!("driver-{}", driver.version), &[], |to, _| {
+                node::copy_tree(&driver.root, to)
+            })?);
+        }
     }
+    ensure!(
+        members.len() == workload.drivers.len(),
+        "drivers are missing: run `e2e/parts/drivers.sh`"
+    );
+    for kit in parts::available_toolkits()? {
+        members.push(layout.add(&format!("cuda-runtime-{}", kit.version), &[], |to, _| {
+            node::copy_tree(&kit.root, to)
+        })?);
+    }
+    let python = python_library()?;
+    members.push(layout.add("python-library", &[], |to, _| copy_but(&python, to, workload.without))?);
     let members: Vec<_> = members.iter().map(String::as_str).collect();
     let root = layout.add("bench-environment", &members, |folder, _| {
         Ok(fs::write(folder.join("members"), members.join("\n"))?)
@@ -100,10 +129,24 @@ fn publish(nix: &RealNix, key: &Key, compression: &str, work: &Path, cache: &Pat
     Ok((root, files, bytes))
 }
 
-fn small_files() -> Option<PathBuf> {
-    let printed =
-        finished(Command::new("python3").args(["-c", "import os; print(os.path.dirname(os.__file__))"])).ok()?;
-    Some(PathBuf::from(printed.trim())).filter(|folder| folder.is_dir())
+/// The folder of Python's own library: many small files, as every Python environment has them.
+fn python_library() -> Result<PathBuf> {
+    let printed = finished(Command::new("python3").args(["-c", "import os; print(os.path.dirname(os.__file__))"]))?;
+    Ok(PathBuf::from(printed.trim()))
+}
+
+/// Copies what is in a folder, but for some of its folders.
+fn copy_but(from: &Path, to: &Path, without: &[&str]) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() && !without.iter().any(|left_out| name == *left_out) {
+            node::copy_tree(&entry.path(), &to.join(name))?;
+        } else if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), to.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 fn ours(url: &str, key: &str, root: &str, state: &Path) -> Result<Cost> {

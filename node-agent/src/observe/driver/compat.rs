@@ -29,7 +29,8 @@ pub enum CompatError {
 /// Lists the forward-compatibility libraries among the files of a store path, which lie at `path`.
 pub fn compat_files(path: &Path) -> Result<CompatFiles, CompatError> {
     let own = || path.to_owned();
-    let root = Root::open(path).map_err(|source| CompatError::Root { path: own(), source })?;
+    // A store path may be a link itself, and lead anywhere.
+    let root = Root::open_plain(path).map_err(|source| CompatError::Root { path: own(), source })?;
     let found = COMPAT_FOLDERS
         .iter()
         .find_map(|folder| match places::libcuda_in(&root, Path::new(folder)) {

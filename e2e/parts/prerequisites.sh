@@ -19,6 +19,7 @@ if [ "$(id -u)" = 0 ]; then   # a whole cluster needs root
   needs nft nftables
   needs ip iproute2
   needs busybox busybox-static
+  needs lowntfs-3g ntfs-3g   # a file system that folds case, whatever the kernel has
   needs pkg-config pkg-config
   [ -e /usr/include/seccomp.h ] || packages+=(libseccomp-dev)
 fi

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::process::Command;
 use e2e::programs::{Ended, ended, node_agent};
 use e2e::stage::Stage;
 use e2e::{node, parts, skip};
+use serde_json::{Value, json};
 
 fn stage(check: &str) -> Option<Stage> {
     skip::without(check, skip::root())?;
@@ -49,6 +51,14 @@ fn layer(state: &str, store_path: &str) -> PathBuf {
         .join(base_name)
 }
 
+/// What lies at `place` in each item of a list.
+fn texts<'v>(list: &'v Value, place: &str) -> Vec<&'v str> {
+    let items = list.as_array().unwrap().iter();
+    items
+        .map(|item| item.pointer(place).unwrap().as_str().unwrap())
+        .collect()
+}
+
 #[test]
 fn a_fetched_closure_verifies_and_a_changed_byte_is_found() {
     let Some(stage) = stage("verify finds a changed byte") else {
@@ -74,12 +84,15 @@ fn a_fetched_closure_verifies_and_a_changed_byte_is_found() {
     fs::write(&library, bytes).unwrap();
     let verified = agent(&["verify", "--state", &state]);
     assert_ne!(verified.code, 0, "{verified:?}");
-    let said = format!("{}{}", verified.stdout, verified.stderr);
-    assert!(said.contains(&closure.runtime), "{verified:?}");
-    assert!(
-        !said.contains(&closure.programs),
-        "only the damaged path is named: {verified:?}"
+    let said = verified.json().unwrap();
+    assert_eq!(
+        texts(&said["corrupt"], "/storePath"),
+        [closure.runtime.as_str()],
+        "{said}"
     );
+    for none in ["missing", "badRecords", "extra", "removed"] {
+        assert_eq!(said[none], json!([]), "{none}: {said}");
+    }
 
     let repaired = agent(&["verify", "--repair", "--state", &state]);
     assert_eq!(repaired.code, 0, "{repaired:?}");
@@ -132,14 +145,13 @@ fn collection_says_what_it_would_remove_then_removes_it() {
     assert_eq!(layers(), 6);
     let dry = agent(&["gc", "--dry-run", "--state", &state]);
     assert_eq!((dry.code, layers()), (0, 6), "{dry:?}");
-    let text = dry.json().unwrap().to_string();
-    for closure in &stage.closures {
-        assert!(
-            text.contains(&closure.runtime["/nix/store/".len()..][..32]),
-            "{} is not in {text}",
-            closure.runtime
-        );
-    }
+    let said = dry.json().unwrap();
+    let all = stage.closures.iter().flat_map(|closure| {
+        let closure = [&closure.environment, &closure.programs, &closure.runtime];
+        closure.map(String::as_str)
+    });
+    let removed: BTreeSet<_> = texts(&said["remove"], "").into_iter().collect();
+    assert_eq!((removed, &said["dryRun"]), (all.collect(), &json!(true)), "{said}");
     let kept = agent(&["gc", "--younger-than", "3600", "--state", &state]);
     assert_eq!((kept.code, layers()), (0, 6), "{kept:?}");
     let done = agent(&["gc", "--state", &state]);
@@ -192,14 +204,11 @@ fn real_drivers_are_detected_with_version_cuda_and_place() {
         let root = node::lay_out(driver, &work.path().join(&driver.version)).unwrap();
         let detected = agent(&["detect", "--root", root.to_str().unwrap(), "--gpu", "8.0:tesla"]);
         assert_eq!(detected.code, 0, "{detected:?}");
-        let text = detected.json().unwrap().to_string();
-        for named in [
-            format!("\"{}\"", driver.version),
-            format!("\"{}\"", driver.cuda),
-            "\"8.0\"".to_owned(),
-        ] {
-            assert!(text.contains(&named), "{named} is not in {text}");
-        }
+        let said = detected.json().unwrap();
+        let state = ["state", "version", "cuda"].map(|field| said[field].as_str());
+        let wanted = ["ready", driver.version.as_str(), driver.cuda].map(Some);
+        assert_eq!(state, wanted, "{said}");
+        assert_eq!(texts(&said["gpus"], "/computeCapability"), ["8.0"], "{said}");
     }
     // A machine without a driver is an answer too, with every place that was looked at.
     let empty = work.path().join("empty");
@@ -225,9 +234,17 @@ fn a_scan_names_the_code_of_a_real_library() {
     };
     let scanned = agent(&["scan", nvjpeg.to_str().unwrap()]);
     assert_eq!(scanned.code, 0, "{scanned:?}");
-    let text = scanned.json().unwrap().to_string();
-    for named in ["libnvjpeg.so.12", "\"8.0\"", "\"9.0\""] {
-        assert!(text.contains(named), "{named} is not in {text}");
+    let said = scanned.json().unwrap();
+    let library = nvjpeg.join("lib/libnvjpeg.so.12").display().to_string();
+    assert_eq!(texts(&said["contents"]["files"], "/path"), [library.as_str()], "{said}");
+    for code in [&said["contents"]["code"], &said["contents"]["files"][0]["code"]] {
+        let sass = texts(&code["sass"], "");
+        assert!(sass.contains(&"8.0") && sass.contains(&"9.0"), "{said}");
     }
+    assert_eq!(
+        (&said["unreadable"], &said["elfFiles"]),
+        (&json!([]), &json!(1)),
+        "{said}"
+    );
     assert!(agent(&["scan", "/nowhere/at-all"]).error().is_ok());
 }

@@ -224,14 +224,19 @@ fn drain(url: &str, compression: Compression) -> Result<()> {
         "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     )?;
     let mut stream = std::io::BufReader::with_capacity(256 << 10, stream);
-    let mut line = String::new();
+    // The server keeps connections open: the end of the archive is where its length says, not where reading ends.
+    let (mut line, mut length) = (String::new(), None);
     while line != "\r\n" {
         line.clear();
         ensure!(
             std::io::BufRead::read_line(&mut stream, &mut line)? > 0,
             "no answer for {url}"
         );
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            length = Some(value.trim().parse()?);
+        }
     }
+    let stream = stream.take(length.with_context(|| format!("no length of {url}"))?);
     let mut plain = decoder(compression, stream, 256 << 20)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
     loop {

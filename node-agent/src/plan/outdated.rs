@@ -37,6 +37,8 @@ mod tests {
                 uid: pod.to_owned(),
             }),
             bridge: bridge.map(|name| name.parse().unwrap()),
+            environment: None,
+            packages: Vec::new(),
         };
         let volumes = [
             volume("old", Some("535.274.02-07be29b82ca00122")),

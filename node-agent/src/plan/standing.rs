@@ -12,7 +12,7 @@ use crds::{
 use crate::snapshot::{
     happening::{Happening, Pod, What},
     progress::Progress,
-    status::{EnvironmentReport, Standing},
+    status::{EnvironmentReport, PublishedVolume, Standing},
 };
 
 /// Environments that are remembered; a status tells of 256.
@@ -69,6 +69,26 @@ impl Standings {
             What::Fetching { .. } | What::Unpublished { .. } | What::Failed { .. } => {}
         }
         known.standing = standing;
+    }
+
+    /// What the volumes say that an earlier agent published: a restart forgets nobody.
+    pub fn of(volumes: &[PublishedVolume], catalogue: &Catalogue) -> Self {
+        let mut standings = Self::default();
+        for volume in volumes {
+            let (Some(key), Some(pod)) = (&volume.environment, &volume.pod) else {
+                continue;
+            };
+            let generation = catalogue.environments.get(key).map(|entry| entry.generation);
+            standings.made(Made {
+                key: key.clone(),
+                generation: generation.unwrap_or_default(),
+                packages: volume.packages.clone(),
+            });
+            if let Some(known) = standings.known.get_mut(key) {
+                known.pods.insert(pod.clone());
+            }
+        }
+        standings
     }
 
     /// Takes in that an environment was made ahead of any pod; says whether that is news.
@@ -447,6 +467,32 @@ mod tests {
             ..made(1)
         };
         assert_eq!(standing(&Standings::default(), &[], &[other]), None);
+    }
+
+    #[test]
+    fn a_restart_finds_what_is_in_use_in_the_volumes_records() {
+        let volume = |pod: &str| PublishedVolume {
+            pod: Some(Pod {
+                namespace: "a".to_owned(),
+                name: pod.to_owned(),
+                uid: pod.to_owned(),
+            }),
+            bridge: None,
+            environment: Some(key("x")),
+            packages: vec![("cuda".to_owned(), "cu126".to_owned())],
+        };
+        let all = catalogue(4);
+        let mut standings = Standings::of(&[volume("p"), volume("q")], &all);
+        let report = |standings: &Standings| standings.reports(&all, &AtWork::default()).into_iter().next().unwrap();
+        let found = report(&standings);
+        assert_eq!(
+            (found.generation, found.standing, found.in_use),
+            (4, Standing::Ready, true)
+        );
+        for (pod, in_use) in [("p", true), ("q", false)] {
+            standings.take(&happening(pod, "x", What::Unpublished { took: Duration::ZERO }), &all);
+            assert_eq!(report(&standings).in_use, in_use, "{pod} is gone");
+        }
     }
 
     #[test]

@@ -56,6 +56,10 @@ pub struct PublishedVolume {
     pub pod: Option<Pod>,
     /// The driver bridge that it shows.
     pub bridge: Option<BridgeId>,
+    /// Of which environment, where that was recorded.
+    pub environment: Option<EnvironmentKey>,
+    /// The variant of each package.
+    pub packages: Vec<(String, String)>,
 }
 
 /// Whether the agent can mount what pods are to read.

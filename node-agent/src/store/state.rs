@@ -2,14 +2,14 @@
 //! Never decides what goes.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::ErrorKind,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crds::domain::store_path::StorePath;
+use crds::{catalogue::EnvironmentKey, domain::store_path::StorePath};
 use serde::{Deserialize, Serialize};
 
 use super::{NodeStore, StoreError, lease::Live, list, mounts};
@@ -36,6 +36,10 @@ struct PublishedView {
     view: ViewDigest,
     #[serde(default)]
     pod: Option<Pod>,
+    #[serde(default)]
+    environment: Option<EnvironmentKey>,
+    #[serde(default)]
+    variants: BTreeMap<String, String>,
 }
 
 impl NodeStore {
@@ -100,6 +104,8 @@ impl NodeStore {
                 .flatten();
             PublishedVolume {
                 pod: record.pod,
+                environment: record.environment,
+                packages: record.variants.into_iter().collect(),
                 bridge: view.and_then(|view| view.bridge),
             }
         });

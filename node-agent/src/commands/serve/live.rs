@@ -72,10 +72,12 @@ pub(super) async fn start(parts: Parts<'_>) -> Result<JoinSet<()>, ServeError> {
         .await
         .map_err(|source| ServeError::Http { address, source })?;
     let kept = parts.cluster.as_ref().and_then(|(_, kept)| kept.clone());
+    let published = parts.store.published().unwrap_or_default();
+    let standings = Standings::of(&published, &parts.seams.known.borrow().catalogue);
     let channels = Channels {
         self_test: watch::Sender::default(),
         numbers: watch::Sender::new(parts.store.numbers().map_err(|error| chain(&error))),
-        standings: watch::Sender::default(),
+        standings: watch::Sender::new(standings),
         outdated_pods: watch::Sender::default(),
         seen: watch::Sender::new(Seen {
             objects: Arc::new(kept.unwrap_or_default()),

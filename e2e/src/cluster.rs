@@ -5,6 +5,7 @@ pub mod account;
 pub mod chart;
 pub mod nodes;
 pub mod objects;
+pub mod site;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, Write};

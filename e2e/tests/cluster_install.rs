@@ -142,7 +142,7 @@ fn uninstalling_leaves_nothing_but_what_users_wrote(cluster: &Cluster) {
         let ours = |line: &&String| line.contains(" /var/lib/cudaenv/");
         let mounts = cluster.mounts(node).unwrap();
         assert_eq!(mounts.iter().filter(ours).collect::<Vec<_>>(), [""; 0], "{node}");
-        let kept = ["plugins/csi.cudaenv.dev", "plugins_registry/csi.cudaenv.dev-reg.sock"];
+        let kept = ["plugins/csi.cudaenv.dev", "plugins_registry/reg@csi.cudaenv.dev.sock"];
         for file in kept.map(|name| cluster.folder().join(node).join("kubelet").join(name)) {
             assert!(!file.exists(), "{} is left", file.display());
         }

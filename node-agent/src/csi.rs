@@ -72,6 +72,11 @@ impl Volumes {
     }
 }
 
+/// The file name of the socket that registers. kubelet takes any name; this one has an `@` for a reason: kubelet's gRPC
+/// client makes the `:authority` of its requests from the socket's path with every slash as `%2F` (grpc-go,
+/// `encodeAuthority`), and HTTP/2 servers that check it, as ours does, take a `%` only before an `@`.
+pub const REGISTRATION_SOCKET: &str = "reg@csi.cudaenv.dev.sock";
+
 /// How long a call may be held where its caller does not say: kubelet gives up after two minutes (its `csiTimeout`).
 const KUBELETS_PATIENCE: Duration = Duration::from_secs(120);
 /// The answer leaves this long before the caller gives up.

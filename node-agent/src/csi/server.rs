@@ -18,7 +18,7 @@ use tokio::{
 use tonic::transport::Server;
 
 use super::{
-    Volumes,
+    REGISTRATION_SOCKET, Volumes,
     messages::{
         csi::{identity_server::IdentityServer, node_server::NodeServer},
         registration::registration_server::RegistrationServer,
@@ -98,7 +98,7 @@ async fn offer(
     mut registered: watch::Receiver<bool>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), SocketError> {
-    let path = sockets.registration_dir.join(format!("{}-reg.sock", crds::pod::DRIVER));
+    let path = sockets.registration_dir.join(REGISTRATION_SOCKET);
     let (accepted, mut heard) = watch::channel(true);
     let (mut pause, longest) = OFFER_AGAIN;
     loop {

@@ -10,6 +10,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    csi::REGISTRATION_SOCKET,
     snapshot::leftovers::Leftovers,
     store::{StoreError, mounts},
 };
@@ -49,7 +50,7 @@ struct VolumeData {
 /// What could not be looked at.
 pub fn observe(state: &Path, kubelet: &Path, driver: &str) -> Result<Leftovers, LeftoversError> {
     let socket = kubelet.join("plugins").join(driver).join("csi.sock");
-    let registration = kubelet.join("plugins_registry").join(format!("{driver}-reg.sock"));
+    let registration = kubelet.join("plugins_registry").join(REGISTRATION_SOCKET);
     let serving = UnixStream::connect(&socket).is_ok();
     let table = mounts::read().map_err(|source| LeftoversError::Mounts { source })?;
     let below = table

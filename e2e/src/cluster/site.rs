@@ -1,0 +1,150 @@
+//! A site: a cluster of four nodes, three with real drivers of their own, and a cache with the closures of real runtimes.
+//! The chart is installed as a user does it. It must never help: no step but what the README says.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::Cluster;
+use super::nodes::{Nodes, Place};
+use crate::server::Server;
+use crate::stage::Stage;
+use crate::{documents, images, parts, skip};
+
+/// Node, its driver (none: no driver at all), and the CUDA release of the variant that fits it.
+pub const NODES: [(&str, Option<&str>, &str); 4] = [
+    ("node1", Some("470.256.02"), "11.8"),
+    ("node2", Some("535.274.02"), "11.8"),
+    ("node3", Some("550.163.01"), "12.4"),
+    ("node4", None, ""),
+];
+
+/// The namespace of the ML team.
+pub const TEAM: &str = "team-a";
+
+/// A cluster with the chart installed, and a stage whose cache is served to it.
+#[derive(Debug)]
+pub struct Site {
+    /// The cluster. First, so that it ends before what it uses.
+    pub cluster: Cluster,
+    /// Serves the cache in the cluster's network.
+    pub server: Server,
+    /// The closures of four real runtimes, signed.
+    pub stage: Stage,
+    _images: TempDir,
+}
+
+impl Site {
+    /// Starts the cluster and installs the chart. Nothing, and `check` on the record of skipped checks, where this machine
+    /// cannot have one.
+    pub fn start(check: &str) -> Result<Option<Self>> {
+        let Some(drivers) = skip::without(check, parts::drivers()) else {
+            return Ok(None);
+        };
+        let Some(toolkits) = skip::without(check, parts::toolkits()) else {
+            return Ok(None);
+        };
+        let wanted = ["11.8", "12.4", "12.8", "13.0"];
+        let toolkits: Vec<_> = toolkits
+            .into_iter()
+            .filter(|kit| wanted.contains(&&*kit.cuda))
+            .collect();
+        let archives = tempfile::tempdir()?;
+        images::make(archives.path())?;
+        let at = |(number, (_, version, _)): (u32, &(&str, Option<&str>, &str))| {
+            let driver = drivers.iter().find(|driver| Some(&*driver.version) == *version)?;
+            // The two usual places: a driver container's folder, and among the host's own libraries.
+            let place = if number == 3 { Place::Host } else { Place::Operator };
+            Some((number, driver.clone(), place))
+        };
+        let nodes = Nodes {
+            count: 4,
+            drivers: (1..).zip(&NODES).filter_map(at).collect(),
+            images: Some(archives.path().to_owned()),
+        };
+        let Some(cluster) = Cluster::with(check, &nodes)? else {
+            return Ok(None);
+        };
+        let stage = Stage::new(&toolkits, |_, _| Ok(()))?;
+        let site = Self {
+            server: cluster.serve(&stage.cache())?,
+            cluster,
+            stage,
+            _images: archives,
+        };
+        site.install()?;
+        Ok(Some(site))
+    }
+
+    /// Installs the chart and waits until every agent has said what its node is.
+    fn install(&self) -> Result<()> {
+        let values = [
+            "nodeAgent.image.repository=localhost/cudaenv/node-agent",
+            "nodeAgent.image.pullPolicy=Never",
+            "nodeAgent.extraArgs={--gpu,8.0:tesla}",
+            "operator.image.repository=localhost/cudaenv/operator",
+            "operator.image.pullPolicy=Never",
+        ];
+        let installed = self.cluster.install(&[&format!("--set={}", values.join(","))])?;
+        ensure!(installed.code == 0, "{}\n{}", installed.stderr, self.cluster.state());
+        Ok(())
+    }
+
+    /// The cache, and the environment `cuda` of the team with a variant for each runtime, newest first.
+    pub fn apply_environment(&self) -> Result<()> {
+        let variants = self.stage.closures.iter().rev().map(|closure| {
+            let cuda = &closure.toolkit.cuda;
+            documents::variant(&format!("cu{}", cuda.replace('.', "")), cuda, &closure.environment)
+        });
+        let packages = [documents::package("cuda", &variants.collect::<Vec<_>>())];
+        self.cluster.printed(&["create", "namespace", TEAM])?;
+        self.apply(&documents::cache(
+            "stage",
+            &self.server.url(),
+            &[&self.stage.public_key],
+        ))?;
+        self.apply(&documents::environment("cuda", &packages))
+    }
+
+    /// Applies one object, which must be taken.
+    pub fn apply(&self, object: &Value) -> Result<()> {
+        let answer = self.cluster.kubectl_with(&["apply"], object)?;
+        ensure!(answer.code == 0, "{answer:?}\n{}", self.cluster.state());
+        Ok(())
+    }
+}
+
+/// A pod of the team's, with an image that has no CUDA in it, whose command runs in a shell.
+pub fn pod(name: &str, script: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": TEAM, "labels": { "app": name } },
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{
+                "name": "main", "image": "localhost/e2e/glibc:1", "imagePullPolicy": "Never", "command": ["sh", "-c", script],
+            }],
+        },
+    })
+}
+
+/// Asks for an environment of the team as a user does: one label, one annotation.
+pub fn injected(mut pod: Value, environment: &str) -> Value {
+    pod["metadata"]["labels"]["cudaenv.dev/inject"] = "true".into();
+    pod["metadata"]["annotations"]["cudaenv.dev/environment"] = environment.into();
+    pod
+}
+
+/// Asks for an environment by a hand-written volume at `/run/cudaenv`, with the three mounts.
+pub fn by_hand(mut pod: Value, attributes: &Value) -> Value {
+    let spec = &mut pod["spec"];
+    spec["volumes"] = json!([{
+        "name": "cuda", "csi": { "driver": "csi.cudaenv.dev", "readOnly": true, "volumeAttributes": attributes },
+    }]);
+    spec["containers"][0]["volumeMounts"] = json!([
+        { "name": "cuda", "mountPath": "/nix/store", "subPath": "nix/store", "readOnly": true },
+        { "name": "cuda", "mountPath": "/run/opengl-driver", "subPath": "driver", "readOnly": true },
+        { "name": "cuda", "mountPath": "/run/cudaenv", "readOnly": true },
+    ]);
+    pod
+}

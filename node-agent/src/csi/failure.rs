@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use crate::{
     act::view::ViewError,
-    plan::volume::BadRequest,
+    plan::volume::{self, BadRequest},
     provision::{ProvisionError, service::Busy},
     report::failure::chain,
     snapshot::progress::Progress,
@@ -89,6 +89,11 @@ impl CallError {
     /// cases, ever more rarely.
     pub fn code(&self) -> Code {
         match self {
+            // A mode that is not served, unlike a request that makes no sense.
+            Self::BadRequest(BadRequest {
+                problem: volume::Problem::Block,
+                ..
+            }) => Code::FailedPrecondition,
             Self::BadRequest(_) => Code::InvalidArgument,
             Self::Denied(Denied::NotFound { .. }) | Self::NotPublished { .. } => Code::NotFound,
             Self::Denied(Denied::Invalid { .. } | Denied::Cache { .. } | Denied::NoCache { .. }) => {

@@ -105,6 +105,7 @@ fn access(capability: VolumeCapability) -> Option<Access> {
         AccessType::Block(_) => Access::Block,
         AccessType::Mount(mount) => Access::Mount {
             fs_type: mount.fs_type,
+            group: !mount.volume_mount_group.is_empty(),
             flags: mount.mount_flags,
             sharing: sharing(mode),
             mode,

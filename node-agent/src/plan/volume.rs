@@ -58,6 +58,8 @@ pub enum Access {
         fs_type: String,
         /// `mount_flags`.
         flags: Vec<String>,
+        /// Whether a `volume_mount_group` is given.
+        group: bool,
         /// The access mode; nothing where it is unknown.
         sharing: Option<Sharing>,
         /// The number of the mode on the wire.
@@ -99,10 +101,23 @@ pub enum Problem {
     Missing,
     #[error("has more than {most} bytes")]
     TooLong { most: usize },
-    #[error("must be an absolute path without `..` below {}", below.display())]
+    #[error("has a slash or a control character in it")]
+    Text,
+    #[error(
+        "must be an absolute path below {}, without `..`, double slashes, control characters and a slash at the end",
+        below.display()
+    )]
     Place { below: PathBuf },
+    #[error("is not in the folder of the pod that the volume is said to be for")]
+    OtherPod,
     #[error("must be a mount: there are no block devices here")]
     Block,
+    #[error("is not taken: everybody may read everything in a view")]
+    MountGroup,
+    #[error("is no name that Kubernetes gives")]
+    Name,
+    #[error("has a key of kubelet's that is not expected; does the CSIDriver object have no tokenRequests?")]
+    KubeletKey,
     #[error("must be one of the access modes of the CSI specification")]
     AccessMode,
     #[error("are not taken: a view is mounted ro,nosuid,nodev and in no other way")]
@@ -135,18 +150,28 @@ pub fn read(asked: &Asked, pods: &Path) -> Result<Publish, BadRequest> {
         .mount
         .as_ref()
         .ok_or_else(|| bad("volume_capability", Problem::Missing))?;
-    let Access::Mount { flags, sharing, .. } = access else {
+    let Access::Mount {
+        flags, group, sharing, ..
+    } = access
+    else {
         return Err(bad("volume_capability.block", Problem::Block));
     };
     let sharing = sharing.ok_or_else(|| bad("volume_capability.access_mode", Problem::AccessMode))?;
     if !flags.is_empty() {
         return Err(bad("volume_capability.mount.mount_flags", Problem::MountFlags));
     }
+    if *group {
+        return Err(bad("volume_capability.mount.volume_mount_group", Problem::MountGroup));
+    }
     if asked.secrets {
         return Err(bad("secrets", Problem::Secrets));
     }
     context_fits(&asked.context)?;
     let pod = pod(&asked.context)?;
+    // kubelet keeps a pod's volumes in the folder of its uid: nobody is served in the name of another pod.
+    if !target.starts_with(pods.join(&pod.uid)) {
+        return Err(bad("target_path", Problem::OtherPod));
+    }
     let request = VolumeRequest::of(&pod.namespace, &asked.context).map_err(|error| bad("volume_context", error))?;
     Ok(Publish {
         id,
@@ -162,6 +187,9 @@ pub fn read(asked: &Asked, pods: &Path) -> Result<Publish, BadRequest> {
 pub fn volume_id(text: &str) -> Result<VolumeId, BadRequest> {
     match text.len() {
         0 => Err(bad("volume_id", Problem::Missing)),
+        1..=LONGEST_TEXT if text.contains('/') || text.contains(char::is_control) => {
+            Err(bad("volume_id", Problem::Text))
+        }
         1..=LONGEST_TEXT => Ok(VolumeId::new(text)),
         _ => Err(bad("volume_id", Problem::TooLong { most: LONGEST_TEXT })),
     }
@@ -177,13 +205,14 @@ pub fn target_path(text: &str, pods: &Path) -> Result<PathBuf, BadRequest> {
         return Err(bad(field, Problem::TooLong { most: LONGEST_PATH }));
     }
     let path = Path::new(text);
-    let plain = path
-        .components()
-        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let parts = || path.components();
+    // Its parts put together again show a spelling with double slashes, dots or a slash at the end.
+    let plain = parts().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+        && parts().collect::<PathBuf>().as_os_str() == path.as_os_str();
     let below = path
         .strip_prefix(pods)
         .is_ok_and(|rest| rest.components().next().is_some());
-    if plain && below && !text.contains('\0') {
+    if plain && below && !text.contains(char::is_control) {
         Ok(path.to_owned())
     } else {
         let below = pods.to_owned();
@@ -200,22 +229,41 @@ fn context_fits(context: &BTreeMap<String, String>) -> Result<(), BadRequest> {
     Ok(())
 }
 
+/// What kubelet says of a pod. It becomes a part of keys, messages and events: names only.
 fn pod(context: &BTreeMap<String, String>) -> Result<Pod, BadRequest> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
     let said = |key: &'static str| match context.get(key).map(String::as_str) {
         None | Some("") => Err(bad(key, Problem::PodInfo)),
+        Some(text) if text.len() > 253 || text.starts_with('.') || !text.bytes().all(plain) => {
+            Err(bad(key, Problem::Name))
+        }
         Some(text) => Ok(text.to_owned()),
     };
-    let pod = Pod {
-        namespace: said("csi.storage.k8s.io/pod.namespace")?,
-        name: said("csi.storage.k8s.io/pod.name")?,
-        uid: said("csi.storage.k8s.io/pod.uid")?,
-    };
     let ephemeral = "csi.storage.k8s.io/ephemeral";
+    let [namespace, name, uid, _] = OF_POD;
+    let unexpected =
+        |key: &String| key.starts_with("csi.storage.k8s.io/") && key != ephemeral && !OF_POD.contains(&key.as_str());
+    if context.keys().any(unexpected) {
+        return Err(bad("volume_context", Problem::KubeletKey));
+    }
+    let pod = Pod {
+        namespace: said(namespace)?,
+        name: said(name)?,
+        uid: said(uid)?,
+    };
     if said(ephemeral)? != "true" {
         return Err(bad(ephemeral, Problem::NotEphemeral));
     }
     Ok(pod)
 }
+
+/// The keys by which kubelet says whose volume it is.
+const OF_POD: [&str; 4] = [
+    "csi.storage.k8s.io/pod.namespace",
+    "csi.storage.k8s.io/pod.name",
+    "csi.storage.k8s.io/pod.uid",
+    "csi.storage.k8s.io/serviceAccount.name",
+];
 
 /// A hash over everything that makes one request differ from another, but for the volume and the target.
 fn fingerprint(asked: &Asked, access: &Access) -> String {
@@ -229,12 +277,7 @@ fn fingerprint(asked: &Asked, access: &Access) -> String {
         part(fs_type);
         part(&mode.to_string());
     }
-    // Tokens change with every call; nothing asks for them, but kubelet may be told to send them.
-    let lasting = asked
-        .context
-        .iter()
-        .filter(|(key, _)| !key.starts_with("csi.storage.k8s.io/serviceAccount.tokens"));
-    for (key, value) in lasting {
+    for (key, value) in &asked.context {
         part(key);
         part(value);
     }
@@ -297,4 +340,190 @@ pub fn is_ours(mount: &Mount) -> bool {
 /// Whether nobody can write through a mount.
 fn is_sealed(mount: &Mount) -> bool {
     mount.options.iter().any(|option| option == "ro")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PODS: &str = "/var/lib/kubelet/pods";
+
+    fn good() -> Asked {
+        let context = [
+            ("environment", "pytorch"),
+            ("csi.storage.k8s.io/pod.namespace", "team-a"),
+            ("csi.storage.k8s.io/pod.name", "train-0"),
+            ("csi.storage.k8s.io/pod.uid", "1f2e-3d"),
+            ("csi.storage.k8s.io/serviceAccount.name", "default"),
+            ("csi.storage.k8s.io/ephemeral", "true"),
+        ];
+        Asked {
+            volume_id: format!("csi-{}", "a".repeat(64)),
+            target: format!("{PODS}/1f2e-3d/volumes/kubernetes.io~csi/cuda/mount"),
+            read_only: true,
+            mount: Some(Access::Mount {
+                fs_type: String::new(),
+                flags: Vec::new(),
+                group: false,
+                sharing: Some(Sharing::Single),
+                mode: 1,
+            }),
+            secrets: false,
+            context: context.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        }
+    }
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Asked), field: &str) {
+        let mut asked = good();
+        change(&mut asked);
+        match read(&asked, Path::new(PODS)) {
+            Err(refused) => assert_eq!(refused.field, field, "{refused}"),
+            Ok(read) => panic!("accepted: {read:?}"),
+        }
+    }
+
+    fn accepted(change: impl FnOnce(&mut Asked)) -> Publish {
+        let mut asked = good();
+        change(&mut asked);
+        read(&asked, Path::new(PODS)).unwrap()
+    }
+
+    #[test]
+    fn ids_are_bounded_text() {
+        for id in [
+            String::new(),
+            "a".repeat(129),
+            "../../x".to_owned(),
+            "a\0".to_owned(),
+            "a\nb".to_owned(),
+        ] {
+            refused(|asked| asked.volume_id = id, "volume_id");
+        }
+        accepted(|asked| asked.volume_id = "a".repeat(128));
+    }
+
+    #[test]
+    fn targets_lie_in_the_folder_of_the_pod_and_are_spelled_in_one_way() {
+        let own = format!("{PODS}/1f2e-3d");
+        for target in [
+            String::new(),
+            "volumes/x".to_owned(),
+            "/".to_owned(),
+            "/etc".to_owned(),
+            "/var/lib/kubelet/x".to_owned(),
+            PODS.to_owned(),
+            format!("{PODS}/other/volumes/x"),
+            format!("{own}/../other/x"),
+            format!("{own}//x"),
+            format!("{own}/./x"),
+            format!("{own}/x/"),
+            format!("{own}/{}", "x".repeat(5000)),
+            format!("{own}/a\0b"),
+            format!("{own}/a\nb"),
+        ] {
+            refused(|asked| asked.target = target, "target_path");
+        }
+        accepted(|asked| asked.target = format!("{own}/x"));
+    }
+
+    #[test]
+    fn a_view_is_mounted_in_its_own_way_only() {
+        let mount = |change: fn(&mut Vec<String>, &mut bool, &mut Option<Sharing>)| {
+            move |asked: &mut Asked| {
+                if let Some(Access::Mount {
+                    flags, group, sharing, ..
+                }) = &mut asked.mount
+                {
+                    change(flags, group, sharing);
+                }
+            }
+        };
+        refused(|asked| asked.mount = None, "volume_capability");
+        refused(|asked| asked.mount = Some(Access::Block), "volume_capability.block");
+        refused(
+            mount(|flags, _, _| flags.push("exec".to_owned())),
+            "volume_capability.mount.mount_flags",
+        );
+        refused(
+            mount(|_, group, _| *group = true),
+            "volume_capability.mount.volume_mount_group",
+        );
+        refused(mount(|_, _, sharing| *sharing = None), "volume_capability.access_mode");
+        refused(|asked| asked.secrets = true, "secrets");
+        accepted(mount(|_, _, sharing| *sharing = Some(Sharing::Multi)));
+    }
+
+    #[test]
+    fn what_kubelet_says_of_the_pod_is_there_and_nothing_beside_it() {
+        let set = |key: &'static str, value: &'static str| {
+            move |asked: &mut Asked| drop(asked.context.insert(key.to_owned(), value.to_owned()))
+        };
+        for key in [
+            "csi.storage.k8s.io/pod.namespace",
+            "csi.storage.k8s.io/pod.name",
+            "csi.storage.k8s.io/pod.uid",
+        ] {
+            refused(|asked| drop(asked.context.remove(key)), key);
+            for value in ["", "../x", "Upper", "a b", "a\nb", "."] {
+                refused(set(key, value), key);
+            }
+        }
+        let ephemeral = "csi.storage.k8s.io/ephemeral";
+        refused(|asked| drop(asked.context.remove(ephemeral)), ephemeral);
+        refused(set(ephemeral, "false"), ephemeral);
+        refused(set("csi.storage.k8s.io/serviceAccount.tokens", "{}"), "volume_context");
+        // A pod's author who names another pod's uid is not in that pod's folder.
+        refused(set("csi.storage.k8s.io/pod.uid", "other"), "target_path");
+        for (key, value) in [
+            ("environment", "../x"),
+            ("environment", "ns/x"),
+            ("Environment", "x"),
+            ("kind", "Pod"),
+            ("x", "y"),
+        ] {
+            refused(set(key, value), "volume_context");
+        }
+        refused(|asked| drop(asked.context.remove("environment")), "volume_context");
+        refused(
+            |asked| drop(asked.context.insert("x".to_owned(), "y".repeat(4096))),
+            "volume_context",
+        );
+        accepted(set("view", "plain"));
+    }
+
+    #[test]
+    fn a_second_call_is_answered_by_the_table_of_the_specification() {
+        for sharing in [Sharing::Single, Sharing::Multi] {
+            let publish = accepted(|asked| {
+                if let Some(Access::Mount { sharing: own, .. }) = &mut asked.mount {
+                    *own = Some(sharing);
+                }
+            });
+            let elsewhere = Path::new("/var/lib/kubelet/pods/1f2e-3d/elsewhere");
+            let same = publish.fingerprint.as_str();
+            let other = if sharing == Sharing::Single {
+                Step::AtAnotherTarget
+            } else {
+                Step::Make
+            };
+            for (target, fingerprint, step) in [
+                (publish.target.as_path(), same, Step::MountAgain),
+                (&publish.target, "other", Step::Conflict),
+                (elsewhere, same, other),
+                (elsewhere, "other", other),
+            ] {
+                assert_eq!(
+                    decide(&publish, &[OnRecord { target, fingerprint }], None),
+                    step,
+                    "{sharing:?}"
+                );
+            }
+            assert_eq!(decide(&publish, &[], None), Step::Make);
+        }
+        assert_ne!(
+            accepted(|_| ()).fingerprint,
+            accepted(|asked| asked.read_only = false).fingerprint
+        );
+    }
 }

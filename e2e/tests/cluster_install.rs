@@ -1,7 +1,9 @@
 //! The whole of it: helm installs the chart in a cluster whose nodes have different real drivers, one environment is applied, and
-//! what the programs say of both is right; at the end nothing of them is left. It must never help: no step but what a user would do.
+//! every pod gets the build that fits its node. It must never help: no step but what a user would do.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+use std::collections::BTreeMap;
 
 use e2e::cluster::Cluster;
 use e2e::cluster::chart::NAMESPACE;
@@ -10,6 +12,7 @@ use e2e::programs::Ended;
 use e2e::server::Server;
 use e2e::stage::Stage;
 use e2e::{documents, images, parts, skip};
+use serde_json::{Value, json};
 
 /// Node, its driver (none: no driver at all), and the variant that fits it.
 const NODES: [(&str, Option<&str>, &str); 4] = [
@@ -18,6 +21,26 @@ const NODES: [(&str, Option<&str>, &str); 4] = [
     ("node3", Some("550.163.01"), "12.4"),
     ("node4", None, ""),
 ];
+
+/// A pod on every node that asks its CUDA runtime for devices, then stays.
+fn asking() -> Value {
+    let script = "/run/cudaenv/packages/cuda/bin/count && exec sleep 3600";
+    json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": { "name": "asking", "namespace": "team-a" },
+        "spec": { "selector": { "matchLabels": { "app": "asking" } }, "template": {
+            "metadata": {
+                "labels": { "app": "asking", "cudaenv.dev/inject": "true" },
+                "annotations": { "cudaenv.dev/environment": "cuda" },
+            },
+            "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{
+                    "name": "main", "image": "localhost/e2e/glibc:1", "imagePullPolicy": "Never", "command": ["sh", "-c", script],
+                }],
+            },
+        } },
+    })
+}
 
 /// A cluster with our images and those drivers, and a stage with the closures of four real runtimes.
 fn set_up(check: &str) -> Option<(Cluster, Stage)> {
@@ -53,7 +76,7 @@ fn install(cluster: &Cluster) {
         "operator.image.pullPolicy=Never",
     ];
     let set = format!("--set={}", values.join(","));
-    let installed = cluster.install(&[&set, "--wait=false"]).unwrap();
+    let installed = cluster.install(&[&set]).unwrap();
     assert_eq!(installed.code, 0, "{}\n{}", installed.stderr, cluster.state());
 }
 
@@ -74,8 +97,18 @@ fn apply(cluster: &Cluster, stage: &Stage, server: &Server) {
     }
 }
 
+/// Of each node: the pod there, or on its way there.
+fn pods(cluster: &Cluster) -> BTreeMap<String, Value> {
+    let list = cluster.get(&["pods", "-n", "team-a"]).unwrap();
+    let named = list["items"].as_array().unwrap().iter().map(|pod| {
+        let terms = pod.pointer("/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0");
+        (terms.and_then(Value::as_str).unwrap().to_owned(), pod.clone())
+    });
+    named.collect()
+}
+
 #[test]
-fn an_installed_chart_tells_of_every_node_and_leaves_nothing_when_uninstalled() {
+fn every_pod_gets_the_build_that_fits_the_driver_of_its_node() {
     let check = "an installed chart on nodes with different drivers";
     let Some((cluster, stage)) = set_up(check) else {
         return;
@@ -85,6 +118,17 @@ fn an_installed_chart_tells_of_every_node_and_leaves_nothing_when_uninstalled() 
     agents_say_what_their_nodes_are(&cluster);
     apply(&cluster, &stage, &server);
     the_operator_tells_of_nodes_and_environments(&cluster);
+    let asked = cluster.kubectl_with(&["create"], &asking()).unwrap();
+    assert_eq!(asked.code, 0, "{asked:?}");
+    pods_run_what_fits(&cluster, &stage);
+    the_pod_of_the_node_without_a_driver_is_not_placed_and_says_why(&cluster);
+    uninstalling_is_refused_while_a_pod_has_its_volume(&cluster);
+    cluster
+        .printed(&["delete", "daemonset", "-n", "team-a", "asking"])
+        .unwrap();
+    cluster
+        .until("the pods are gone", || Ok(pods(&cluster).is_empty()))
+        .unwrap();
     uninstalling_leaves_nothing_but_what_users_wrote(&cluster);
 }
 
@@ -104,6 +148,17 @@ fn agents_say_what_their_nodes_are(cluster: &Cluster) {
             Ok(said()? == expected.concat())
         })
         .unwrap();
+    // helm is content where all but `maxUnavailable` of a DaemonSet are ready.
+    let rollout = [
+        "rollout",
+        "status",
+        "daemonset/cudaenv-node-agent",
+        "-n",
+        NAMESPACE,
+        "--timeout=60s",
+    ];
+    let settled = cluster.kubectl(&rollout).unwrap();
+    assert_eq!(settled.code, 0, "{settled:?}\n{}", cluster.state());
 }
 
 /// Class and CUDA release as labels of the nodes, closures and signatures in the environment's status.
@@ -128,11 +183,71 @@ fn the_operator_tells_of_nodes_and_environments(cluster: &Cluster) {
         .unwrap();
 }
 
+fn pods_run_what_fits(cluster: &Cluster, stage: &Stage) {
+    cluster
+        .until("four pods are made", || Ok(pods(cluster).len() == 4))
+        .unwrap();
+    for (node, driver, cuda) in NODES {
+        if driver.is_none() {
+            continue;
+        }
+        let pod = pods(cluster)[node]["metadata"]["name"].as_str().unwrap().to_owned();
+        cluster
+            .wait(&["pod", &pod, "-n", "team-a", "--for=condition=Ready"])
+            .unwrap();
+        let soname = &stage.closure(cuda).unwrap().toolkit.soname;
+        let printed = cluster.printed(&["logs", "-n", "team-a", &pod]).unwrap();
+        assert_eq!(printed, format!("{soname} 100\n"), "{node}");
+    }
+}
+
+fn the_pod_of_the_node_without_a_driver_is_not_placed_and_says_why(cluster: &Cluster) {
+    let pod = &pods(cluster)["node4"];
+    assert_eq!(pod["status"]["phase"], "Pending");
+    assert_eq!(pod["spec"]["nodeName"], Value::Null);
+    let about = format!(
+        "--field-selector=involvedObject.name={}",
+        pod["metadata"]["name"].as_str().unwrap()
+    );
+    let message = || {
+        cluster.printed(&[
+            "get",
+            "events",
+            "-n",
+            "team-a",
+            &about,
+            "-o",
+            "jsonpath={.items[*].message}",
+        ])
+    };
+    cluster
+        .until("the scheduler says why", || {
+            Ok(message()?.contains("node affinity/selector"))
+        })
+        .unwrap();
+}
+
 /// `helm uninstall`, which waits for its hooks.
 fn uninstall(cluster: &Cluster) -> Ended {
     cluster
         .helm(&["uninstall", "cudaenv", "-n", NAMESPACE, "--wait", "--timeout=120s"])
         .unwrap()
+}
+
+fn uninstalling_is_refused_while_a_pod_has_its_volume(cluster: &Cluster) {
+    let refused = uninstall(cluster);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    let said = cluster
+        .printed(&["logs", "-n", NAMESPACE, "-l", "job-name=cudaenv-uninstall-check"])
+        .unwrap();
+    assert!(
+        said.contains("3 pods hold a CUDA environment") && said.contains("team-a/asking-"),
+        "{said}"
+    );
+    assert_eq!(
+        cluster.field("csidrivers", "{.items[*].metadata.name}").unwrap(),
+        "csi.cudaenv.dev"
+    );
 }
 
 fn uninstalling_leaves_nothing_but_what_users_wrote(cluster: &Cluster) {

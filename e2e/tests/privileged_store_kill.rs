@@ -175,7 +175,7 @@ fn check_no_layer_is_half(store: &NodeStore, closure: &Closure) {
     for entry in fs::read_dir(store.layout().store()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let member = closure.members().iter().find(|member| member.path.hash() == name);
-        let member = member.unwrap_or_else(|| panic!("{name} is nobody's"));
+        let member = member.ok_or_else(|| format!("{name} is nobody's")).unwrap();
         member.check(&store.layout().files(&member.path)).unwrap();
     }
 }

@@ -1,8 +1,6 @@
 //! H28 against a real TLS server, OpenSSL's: what speaks TLS 1.0 alone is no cache, what speaks TLS 1.2 is.
 //! Never trusts the certificate made here outside the one test; the server listens on loopback and ends with its test.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
-
 use std::{
     fs,
     io::{BufRead, BufReader},

@@ -101,10 +101,10 @@ fn turn(
             return Err(FetchRefusal::DifferentContents { path, here, wanted }.into());
         }
         None => {
-            store.make_room(work, path).map_err(|error| match error {
-                StoreError::InUse { path } => FetchRefusal::InUse { path }.into(),
-                other => FetchError::from(other),
-            })?;
+            match store.make_room(work, path) {
+                Err(StoreError::InUse { path }) => return Err(FetchRefusal::InUse { path }.into()),
+                made => made?,
+            }
             Turn::Ours(lock, work.stage_layer(path)?)
         }
     };

@@ -16,6 +16,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 outside() {
   set -euo pipefail
   folder=$(mktemp -d "${TMPDIR:-/tmp}/cudaenv-cluster-XXXXXX")
+  chmod 711 "$folder"   # a container whose root is another user must get through to its files
   trap clean_up EXIT
   trap 'exit 130' INT TERM HUP
   "$here/images.sh" "$folder/images"

@@ -7,20 +7,10 @@ use std::collections::BTreeMap;
 
 use e2e::cluster::Cluster;
 use e2e::cluster::chart::NAMESPACE;
-use e2e::cluster::nodes::{Nodes, Place};
+use e2e::cluster::site::{NODES, Site};
 use e2e::programs::Ended;
-use e2e::server::Server;
 use e2e::stage::Stage;
-use e2e::{documents, images, parts, skip};
 use serde_json::{Value, json};
-
-/// Node, its driver (none: no driver at all), and the variant that fits it.
-const NODES: [(&str, Option<&str>, &str); 4] = [
-    ("node1", Some("470.256.02"), "11.8"),
-    ("node2", Some("535.274.02"), "11.8"),
-    ("node3", Some("550.163.01"), "12.4"),
-    ("node4", None, ""),
-];
 
 /// A pod on every node that asks its CUDA runtime for devices, then stays.
 fn asking() -> Value {
@@ -42,61 +32,6 @@ fn asking() -> Value {
     })
 }
 
-/// A cluster with our images and those drivers, and a stage with the closures of four real runtimes.
-fn set_up(check: &str) -> Option<(Cluster, Stage)> {
-    let drivers = skip::without(check, parts::drivers())?;
-    let toolkits = skip::without(check, parts::toolkits())?;
-    let wanted = ["11.8", "12.4", "12.8", "13.0"];
-    let toolkits: Vec<_> = toolkits
-        .into_iter()
-        .filter(|kit| wanted.contains(&&*kit.cuda))
-        .collect();
-    let archives = tempfile::tempdir().unwrap();
-    images::make(archives.path()).unwrap();
-    let at = |(number, (_, version, _)): (u32, &(&str, Option<&str>, &str))| {
-        let driver = drivers.iter().find(|driver| Some(&*driver.version) == *version)?;
-        let place = if number == 3 { Place::Host } else { Place::Operator };
-        Some((number, driver.clone(), place))
-    };
-    let nodes = Nodes {
-        count: 4,
-        drivers: (1..).zip(&NODES).filter_map(at).collect(),
-        images: Some(archives.path().to_owned()),
-    };
-    let cluster = Cluster::with(check, &nodes).unwrap()?;
-    Some((cluster, Stage::new(&toolkits, |_, _| Ok(())).unwrap()))
-}
-
-fn install(cluster: &Cluster) {
-    let values = [
-        "nodeAgent.image.repository=localhost/cudaenv/node-agent",
-        "nodeAgent.image.pullPolicy=Never",
-        "nodeAgent.extraArgs={--gpu,8.0:tesla}",
-        "operator.image.repository=localhost/cudaenv/operator",
-        "operator.image.pullPolicy=Never",
-    ];
-    let set = format!("--set={}", values.join(","));
-    let installed = cluster.install(&[&set]).unwrap();
-    assert_eq!(installed.code, 0, "{}\n{}", installed.stderr, cluster.state());
-}
-
-/// The cache and the environment, as a user writes them.
-fn apply(cluster: &Cluster, stage: &Stage, server: &Server) {
-    let variants = stage.closures.iter().rev().map(|closure| {
-        let cuda = &closure.toolkit.cuda;
-        documents::variant(&format!("cu{}", cuda.replace('.', "")), cuda, &closure.environment)
-    });
-    let packages = [documents::package("cuda", &variants.collect::<Vec<_>>())];
-    cluster.printed(&["create", "namespace", "team-a"]).unwrap();
-    for object in [
-        documents::cache("stage", &server.url(), &[&stage.public_key]),
-        documents::environment("cuda", &packages),
-    ] {
-        let answer = cluster.kubectl_with(&["apply"], &object).unwrap();
-        assert_eq!(answer.code, 0, "{answer:?}\n{}", cluster.state());
-    }
-}
-
 /// Of each node: the pod there, or on its way there.
 fn pods(cluster: &Cluster) -> BTreeMap<String, Value> {
     let list = cluster.get(&["pods", "-n", "team-a"]).unwrap();
@@ -109,27 +44,25 @@ fn pods(cluster: &Cluster) -> BTreeMap<String, Value> {
 
 #[test]
 fn every_pod_gets_the_build_that_fits_the_driver_of_its_node() {
-    let check = "an installed chart on nodes with different drivers";
-    let Some((cluster, stage)) = set_up(check) else {
+    let Some(site) = Site::start("an installed chart on nodes with different drivers").unwrap() else {
         return;
     };
-    let server = cluster.serve(&stage.cache()).unwrap();
-    install(&cluster);
-    agents_say_what_their_nodes_are(&cluster);
-    apply(&cluster, &stage, &server);
-    the_operator_tells_of_nodes_and_environments(&cluster);
+    let (cluster, stage) = (&site.cluster, &site.stage);
+    agents_say_what_their_nodes_are(cluster);
+    site.apply_environment().unwrap();
+    the_operator_tells_of_nodes_and_environments(cluster);
     let asked = cluster.kubectl_with(&["create"], &asking()).unwrap();
     assert_eq!(asked.code, 0, "{asked:?}");
-    pods_run_what_fits(&cluster, &stage);
-    the_pod_of_the_node_without_a_driver_is_not_placed_and_says_why(&cluster);
-    uninstalling_is_refused_while_a_pod_has_its_volume(&cluster);
+    pods_run_what_fits(cluster, stage);
+    the_pod_of_the_node_without_a_driver_is_not_placed_and_says_why(cluster);
+    uninstalling_is_refused_while_a_pod_has_its_volume(cluster);
     cluster
         .printed(&["delete", "daemonset", "-n", "team-a", "asking"])
         .unwrap();
     cluster
-        .until("the pods are gone", || Ok(pods(&cluster).is_empty()))
+        .until("the pods are gone", || Ok(pods(cluster).is_empty()))
         .unwrap();
-    uninstalling_leaves_nothing_but_what_users_wrote(&cluster);
+    uninstalling_leaves_nothing_but_what_users_wrote(cluster);
 }
 
 fn agents_say_what_their_nodes_are(cluster: &Cluster) {

@@ -315,7 +315,11 @@ async fn a_signature_nobody_trusts_is_named_and_does_not_hide_a_good_one() {
 async fn another_cache_may_not_slip_in_other_references() {
     let fixture = Fixture::new("swapped", 50_000, Compression::None);
     let mut corrupt = fixture.files.clone();
-    corrupt.0.insert(fixture.nar_path.clone(), vec![0; fixture.nar().len()]);
+    // An archive that decodes: one that does not is given up somewhere on the way, before or after its hash is known.
+    let mut flipped = fixture.nar().to_vec();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    corrupt.0.insert(fixture.nar_path.clone(), flipped);
     let mut swapped = fixture.files.clone();
     let other = bare_narinfo(&fixture.path, vec![fixture.path.clone()]);
     swapped

@@ -48,8 +48,7 @@ fn start(site: &Site, pod: &Value) {
 }
 
 fn sh(site: &Site, pod: &str, script: &str) -> String {
-    let arguments = ["exec", "-n", TEAM, pod, "--", "sh", "-c", script];
-    let done = site.cluster.kubectl(&arguments).unwrap();
+    let done = site.cluster.exec(TEAM, pod, script).unwrap();
     assert_eq!(done.code, 0, "{pod}: {script}: {done:?}\n{}", site.cluster.state());
     done.stdout
 }

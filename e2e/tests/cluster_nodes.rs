@@ -54,9 +54,9 @@ fn sh(cluster: &Cluster, node: &str, script: &str) -> String {
             "name",
         ])
         .unwrap();
-    cluster
-        .printed(&["exec", pod.trim(), "--", "sh", "-c", script])
-        .unwrap()
+    let done = cluster.exec("default", pod.trim(), script).unwrap();
+    assert_eq!(done.code, 0, "{script}: {done:?}");
+    done.stdout
 }
 
 fn rolled_out(cluster: &Cluster) {

@@ -47,10 +47,10 @@ fn every_node_gets_the_variant_for_its_driver(site: &Site) {
         let name = format!("on-{node}");
         let runtime = &site.stage.closure(cuda).unwrap().toolkit.soname;
         // 100: the real runtime took the real driver, and there is no GPU.
-        let printed = site.cluster.printed(&["logs", "-n", TEAM, &name]).unwrap();
+        let printed = site.cluster.first_log(TEAM, &name).unwrap();
         assert_eq!(printed, format!("{runtime} 100\n"), "{node}");
-        let document = ["exec", "-n", TEAM, &name, "--", "cat", "/run/cudaenv/cudaenv.json"];
-        let document: Value = serde_json::from_str(&site.cluster.printed(&document).unwrap()).unwrap();
+        let document = site.cluster.exec(TEAM, &name, "cat /run/cudaenv/cudaenv.json").unwrap();
+        let document: Value = serde_json::from_str(&document.stdout).unwrap();
         let chosen = &document["packages"]["cuda"]["variant"];
         assert_eq!(chosen, &format!("cu{}", cuda.replace('.', "")), "{node}: {document}");
     }
@@ -143,10 +143,7 @@ fn an_environment_that_is_absent_or_forbidden_gets_one_answer(site: &Site) {
 }
 
 fn a_view_cannot_be_written_and_exec_sees_it_too(site: &Site) {
-    let sh = |script: &str| {
-        let arguments = ["exec", "-n", TEAM, "on-node2", "--", "sh", "-c", script];
-        site.cluster.kubectl(&arguments).unwrap()
-    };
+    let sh = |script: &str| site.cluster.exec(TEAM, "on-node2", script).unwrap();
     assert_eq!(sh(&format!("{COUNT}; id -u")).stdout, "libcudart.so.11.0 100\n0\n");
     for write in [
         "touch /nix/store/x",

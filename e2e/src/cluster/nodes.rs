@@ -174,6 +174,30 @@ impl Cluster {
         bail!("not within two minutes: {what}\n{}", self.state())
     }
 
+    /// `kubectl exec`, with a shell's script at its end. For a moment kubelet may not know of a container that it has called ready:
+    /// it is asked again then.
+    pub fn exec(&self, namespace: &str, pod: &str, script: &str) -> Result<Ended> {
+        let arguments = ["exec", "-n", namespace, pod, "--", "sh", "-c", script];
+        let mut done = None;
+        self.until("kubelet finds the container", || {
+            let answer = self.kubectl(&arguments)?;
+            let found = !answer.stderr.contains("container not found");
+            done = Some(answer);
+            Ok(found)
+        })?;
+        done.context("nothing was asked")
+    }
+
+    /// What a pod's container has printed, once it has printed anything.
+    pub fn first_log(&self, namespace: &str, pod: &str) -> Result<String> {
+        let mut log = String::new();
+        self.until("the pod prints something", || {
+            log = self.kubectl(&["logs", "-n", namespace, pod])?.stdout;
+            Ok(log.ends_with('\n'))
+        })?;
+        Ok(log)
+    }
+
     /// As `kubectl wait`, and all that can be known about the cluster where it fails.
     pub fn wait(&self, arguments: &[&str]) -> Result<()> {
         let waited = self.kubectl(&[&["wait", "--timeout=120s"], arguments].concat())?;

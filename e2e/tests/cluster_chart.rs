@@ -4,13 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::process::Command;
 
 use e2e::cluster::account::{Account, lines};
 use e2e::cluster::chart::{self, Helm, NAMESPACE};
 use e2e::cluster::{Cluster, objects};
-use e2e::programs::{self, finished, source_folder};
+use e2e::programs::{self, finished};
 use node_agent::observe::cluster::access::RULES;
 use serde_json::{Value, json};
 
@@ -215,15 +214,8 @@ fn admission_is_configured_as_its_reference_says() {
     let Some(helm) = chart::helm("the chart's admission and its reference").unwrap() else {
         return;
     };
-    let reference = fs::read_to_string(source_folder().join("docs/reference/admission.md")).unwrap();
-    let yaml = reference
-        .split_once("```yaml\n")
+    let yaml = chart::written_configuration()
         .unwrap()
-        .1
-        .split_once("\n```")
-        .unwrap()
-        .0;
-    let yaml = yaml
         .replace("RELEASE", NAMESPACE)
         .replace("SERVICE", "cudaenv-operator");
     let written = serde_saphyr::from_multiple::<Value>(&yaml.replace("CONFIGURATION", "cudaenv")).unwrap();

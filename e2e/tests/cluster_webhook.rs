@@ -13,7 +13,7 @@ use std::{
 
 use e2e::{
     cluster::{
-        Cluster,
+        Cluster, chart,
         objects::{self, PUBLIC_KEY, store_path, with},
     },
     programs::{self, Ended},
@@ -170,10 +170,8 @@ fn applied(cluster: &Cluster, object: &Value) {
 
 /// The configuration of the reference, with an address in the place of the service.
 fn configure(cluster: &Cluster, port: u16) {
-    let reference = std::fs::read_to_string(programs::source_folder().join("docs/reference/admission.md")).unwrap();
-    let (_, text) = reference.split_once("```yaml\n").unwrap();
-    let (text, _) = text.split_once("```").unwrap();
-    let text = text
+    let text = chart::written_configuration()
+        .unwrap()
         .replace("RELEASE", NAMESPACE)
         .replace("CONFIGURATION", CONFIGURATION)
         .replace("SERVICE", "webhook");

@@ -23,6 +23,18 @@ pub fn folder() -> PathBuf {
     source_folder().join("charts/cudaenv")
 }
 
+/// What the reference of admission shows below the heading "The configuration", as YAML; names in capitals stand for those of an installation.
+pub fn written_configuration() -> Result<String> {
+    let path = source_folder().join("docs/reference/admission.md");
+    let reference = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let (_, section) = reference
+        .split_once("\n## The configuration\n")
+        .context("the reference has no such heading")?;
+    let (_, block) = section.split_once("```yaml\n").context("no YAML below the heading")?;
+    let (block, _) = block.split_once("\n```").context("the YAML does not end")?;
+    Ok(block.to_owned())
+}
+
 /// A `helm` that needs no cluster. Nothing, and `check` on the record of skipped checks, where this machine cannot build it.
 pub fn helm(check: &str) -> Result<Option<Helm>> {
     let built = programs(check, &["helm"])?;

@@ -45,7 +45,9 @@ cat >"$node/cni/10-e2e.conflist" <<X
    "ranges": [[{"subnet": "10.244.$number.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "loopback"}]}
 X
-# cgroupsPerQOS off lets several kubelets share a machine; failCgroupV1: later kubelets refuse cgroup v1 by default
+# cgroupsPerQOS off lets several kubelets share a machine; failCgroupV1: later kubelets refuse cgroup v1 by default.
+# InPlacePodVerticalScaling: kubelet 1.34 resizes a force-deleted pod whose resources it has just forgotten, and without pod
+# cgroups that is a nil pointer: kubelet ends (doPodResizeAction, currentPodMemoryConfig).
 cat >"$node/kubelet.yaml" <<X
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -58,6 +60,7 @@ cgroupsPerQOS: false
 enforceNodeAllocatable: []
 failCgroupV1: false
 failSwapOn: false
+featureGates: {InPlacePodVerticalScaling: false}
 port: $((10250 + 10 * (number - 1)))
 healthzPort: 0
 tlsCertFile: $folder/pki/$name.crt

@@ -87,7 +87,7 @@ fn an_agent_that_is_killed_again_and_again_costs_no_read(site: &Site) {
         site,
         &on_node(injected(pod("goes", "exec sleep 3600"), "cuda"), "node1"),
     );
-    for round in 0..5 {
+    for round in 0..20 {
         let before = agent(site, "node1").unwrap().unwrap().0;
         let name = before.split(' ').next().unwrap();
         let delete = [

@@ -228,6 +228,21 @@ impl Cluster {
             let shown = answer.map_or_else(|error| error.to_string(), |answer| answer.stdout + &answer.stderr);
             let _always_fits = writeln!(text, "--- kubectl {}\n{shown}", arguments.join(" "));
         }
+        text + &self.panics()
+    }
+
+    /// Where a kubelet of a node ended by a fault of its own: the last thing it said.
+    fn panics(&self) -> String {
+        let mut text = String::new();
+        for node in 1.. {
+            let path = self.folder.join(format!("log/node{node}.log"));
+            let Ok(log) = std::fs::read(&path) else { break };
+            let log = String::from_utf8_lossy(&log);
+            if let Some((_, end)) = log.split_once("\npanic: ") {
+                let lines = end.lines().take(20).collect::<Vec<_>>().join("\n");
+                let _always_fits = writeln!(text, "--- node{node}'s kubelet: panic: {lines}");
+            }
+        }
         text
     }
 }

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod demo_table;
 pub mod device_files;
 pub mod documents;
+pub mod glibc;
 pub mod images;
 pub mod layout;
 pub mod made_up;

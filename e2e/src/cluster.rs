@@ -197,11 +197,23 @@ impl Drop for Cluster {
 
 /// The folder of the programs, built on the first call; nothing where this machine cannot build them.
 fn programs(check: &str, sets: &[&str]) -> Result<Option<PathBuf>> {
-    let built = ended(Command::new(source_folder().join("e2e/cluster/build.sh")).args(sets))?;
+    let mut script = Command::new(source_folder().join("e2e/cluster/build.sh"));
+    script.args(sets);
+    built(check, script)
+}
+
+/// What a script that builds prints last.
+fn built(check: &str, mut script: Command) -> Result<Option<PathBuf>> {
+    let built = ended(&mut script)?;
     let last = |text: &str| text.lines().last().unwrap_or_default().to_owned();
     match built.code {
         0 => Ok(Some(PathBuf::from(last(&built.stdout)))),
         CANNOT => Ok(skip::without(check, Err(last(&built.stderr)))),
-        _ => bail!("build.sh failed:\n{}", built.stderr),
+        _ => bail!("{script:?} failed:\n{}", built.stderr),
     }
+}
+
+/// csi-sanity, built on the first call; nothing, and `check` on the record of skipped checks, where this machine cannot build it.
+pub fn csi_sanity(check: &str) -> Result<Option<PathBuf>> {
+    built(check, Command::new(source_folder().join("e2e/cluster/sanity.sh")))
 }

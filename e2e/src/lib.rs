@@ -3,6 +3,7 @@
 
 pub mod closure;
 pub mod cluster;
+pub mod csi;
 pub mod demo_table;
 pub mod device_files;
 pub mod documents;

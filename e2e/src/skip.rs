@@ -3,8 +3,9 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::process::Command;
 
-use crate::programs;
+use crate::programs::{self, ended};
 
 /// The thing a check needs, or nothing and the reason on record. `check` is what is lost, as a sentence.
 ///
@@ -30,6 +31,17 @@ pub fn unless(condition: bool, check: &str, reason: &str) -> bool {
 /// Whether we are root: mounts and other people's files need it.
 pub fn root() -> Result<(), &'static str> {
     rustix::process::geteuid().is_root().then_some(()).ok_or("needs root")
+}
+
+/// Whether this machine has a GPU whose driver runs: what the gpu tier needs. The one absence that CI may have too; it is on
+/// record there as everywhere.
+pub fn gpu(check: &str) -> bool {
+    let listed = ended(Command::new("nvidia-smi").arg("-L"));
+    let found = listed.is_ok_and(|listed| listed.code == 0 && listed.stdout.starts_with("GPU "));
+    if !found {
+        record(&format!("{check}: no GPU here (`nvidia-smi -L` lists none)"));
+    }
+    found
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test tiers have no args.rs")]

@@ -20,7 +20,8 @@ fn pods_see_what_fits_their_node_or_are_told_why_not() {
     the_driverless_node_gets_none_and_the_event_says_why(&site);
     a_pod_forced_onto_a_misfit_is_told_every_variant(&site);
     a_view_cannot_be_written_and_exec_sees_it_too(&site);
-    many_pods_at_once_fetch_nothing_more(&site);
+    many_pods_at_once_fetch_each_path_once(&site);
+    a_drained_node_takes_no_new_volume(&site);
     pods_that_go_leave_nothing_mounted(&site);
 }
 
@@ -164,23 +165,62 @@ fn a_view_cannot_be_written_and_exec_sees_it_too(site: &Site) {
     );
 }
 
-fn many_pods_at_once_fetch_nothing_more(site: &Site) {
+/// The node has never seen this closure.
+fn many_pods_at_once_fetch_each_path_once(site: &Site) {
+    let closure = site.stage.closure("11.8").unwrap();
+    let variant = e2e::documents::variant("cu118", "11.8", &closure.environment);
+    let packages = [e2e::documents::package("cuda", &[variant])];
+    site.apply(&e2e::documents::environment("cuda-old", &packages)).unwrap();
     let before = site.server.log().len();
     let names: Vec<_> = (0..40).map(|number| format!("many-{number}")).collect();
     for name in &names {
-        site.apply(&injected(on_node(pod(name, "exec sleep 3600"), "node3"), "cuda"))
+        site.apply(&injected(on_node(pod(name, "exec sleep 3600"), "node3"), "cuda-old"))
             .unwrap();
     }
     ready(site, &names.iter().map(String::as_str).collect::<Vec<_>>());
     let asked = site.server.log().split_off(before);
-    let archives: Vec<_> = asked
+    let mut archives: Vec<_> = asked
         .iter()
-        .filter(|line| format!("{line:?}").contains("nar/"))
+        .filter(|request| request.path.starts_with("/nar/"))
+        .map(|request| request.path.clone())
         .collect();
-    assert!(archives.is_empty(), "{archives:?}");
+    archives.sort();
+    let all = archives.len();
+    archives.dedup();
+    assert_eq!(archives.len(), all, "asked for twice: {asked:?}");
+    assert_eq!(all, 3, "the runtime, its programs, the environment: {asked:?}");
     let mounted = site.cluster.mounts("node3").unwrap();
     let volumes = mounted.iter().filter(|line| line.contains("kubernetes.io~csi")).count();
     assert_eq!(volumes, 41);
+}
+
+fn a_drained_node_takes_no_new_volume(site: &Site) {
+    let drain = |value: &str| {
+        let patch = format!("{{\"spec\":{{\"drain\":{value}}}}}");
+        let arguments = ["patch", "cudanode", "node2", "--type=merge", "-p", &patch];
+        site.cluster.printed(&arguments).unwrap();
+    };
+    drain("true");
+    let condition = "{.items[?(@.metadata.name=='node2')].status.conditions[?(@.type=='Ready')].reason}";
+    site.cluster
+        .until("the node says so", || {
+            Ok(site.cluster.field("cudanodes", condition)? == "Draining")
+        })
+        .unwrap();
+    let late = by_hand(pod("late", "exec sleep 3600"), &json!({ "environment": "cuda" }));
+    let mut late = on_node(late, "node2");
+    late["spec"]["tolerations"] = json!([{ "operator": "Exists" }]);
+    site.apply(&late).unwrap();
+    site.cluster
+        .until("kubelet says why", || {
+            let said = events(site, "late")?;
+            Ok(said.contains("FailedMount") && said.contains("node node2 is being drained"))
+        })
+        .unwrap();
+    let old = site.cluster.exec(TEAM, "on-node2", COUNT).unwrap();
+    assert!(old.stdout.ends_with(" 100\n"), "what is mounted stays: {old:?}");
+    drain("false");
+    ready(site, &["late"]);
 }
 
 fn pods_that_go_leave_nothing_mounted(site: &Site) {

@@ -38,6 +38,8 @@ pub struct Parts {
     pub known: watch::Receiver<Known>,
     /// The node as last detected.
     pub node: watch::Receiver<Arc<Node>>,
+    /// Whether the node takes no new volumes: `spec.drain` of its CUDANode, as last seen.
+    pub drained: watch::Receiver<bool>,
     /// Where views are made.
     pub provision: Provision,
     /// The SELinux label of overlays' files, where SELinux is active.

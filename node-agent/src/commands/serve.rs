@@ -48,6 +48,8 @@ struct Seams {
     /// Whether kubelet counts the driver as registered, as far as is known: our name in `CSINode`. Where nobody can tell
     /// it stays true.
     registered: watch::Sender<bool>,
+    /// Whether the node takes no new volumes: `spec.drain` of its CUDANode, as last seen.
+    drained: watch::Sender<bool>,
     /// The one place where views are made.
     provision: Provision,
     /// What happens to volumes, for events and metrics. Whoever sends drops what does not fit.
@@ -62,6 +64,7 @@ impl Seams {
             pods,
             known: self.known.subscribe(),
             node: self.node.subscribe(),
+            drained: self.drained.subscribe(),
             provision: self.provision.clone(),
             selinux_label,
             happenings: self.happenings.clone(),
@@ -112,6 +115,7 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         }),
         node: watch::Sender::new(Arc::new(detected)),
         registered: watch::Sender::new(true),
+        drained: watch::Sender::new(false),
         provision: Provision::new(means),
         happenings,
     };

@@ -31,6 +31,8 @@ pub enum CallError {
     Denied(#[from] Denied),
     #[error("the agent of node {node} has not seen the cluster's objects yet")]
     Starting { node: String },
+    #[error("node {node} is being drained (spec.drain of its CUDANode): it takes no new volumes; those that are mounted stay")]
+    Drained { node: String },
     #[error("another call for this volume is under way")]
     UnderWay,
     #[error("this call gave way to one that takes the volume away")]
@@ -77,7 +79,12 @@ impl CallError {
             Self::Denied(Denied::Invalid { .. } | Denied::Cache { .. } | Denied::NoCache { .. }) => {
                 Some(Reason::BadRequest)
             }
-            Self::Starting { .. } | Self::UnderWay | Self::Displaced | Self::Busy(_) | Self::Fetching { .. } => None,
+            Self::Starting { .. }
+            | Self::Drained { .. }
+            | Self::UnderWay
+            | Self::Displaced
+            | Self::Busy(_)
+            | Self::Fetching { .. } => None,
             Self::Foreign { .. } | Self::View { .. } | Self::TakeAway { .. } => Some(Reason::ViewFailed),
             Self::Provision { source, .. } => Some(source.reason()),
             Self::Store { .. } | Self::TaskDied { .. } => Some(Reason::StoreFailed),
@@ -99,7 +106,7 @@ impl CallError {
             Self::Denied(Denied::Invalid { .. } | Denied::Cache { .. } | Denied::NoCache { .. }) => {
                 Code::FailedPrecondition
             }
-            Self::Starting { .. } => Code::Unavailable,
+            Self::Starting { .. } | Self::Drained { .. } => Code::Unavailable,
             Self::UnderWay | Self::Displaced | Self::Busy(_) | Self::Fetching { .. } => Code::Aborted,
             Self::OtherArguments => Code::AlreadyExists,
             Self::OtherTarget | Self::Foreign { .. } => Code::FailedPrecondition,

@@ -187,6 +187,10 @@ impl Volumes {
     }
 
     fn order(&self, publish: &Publish) -> Result<Order, CallError> {
+        if *self.parts.drained.borrow() {
+            let node = self.parts.node_name.clone();
+            return Err(CallError::Drained { node });
+        }
         let known = self.parts.known.borrow().clone();
         let granted = known
             .catalogue

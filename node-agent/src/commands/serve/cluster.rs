@@ -87,6 +87,8 @@ pub(super) struct Shown {
     pub(super) known: watch::Sender<Known>,
     /// Whether kubelet knows our driver.
     pub(super) registered: watch::Sender<bool>,
+    /// Whether the node takes no new volumes.
+    pub(super) drained: watch::Sender<bool>,
     /// Whether it can be followed.
     pub(super) metrics: Metrics,
 }
@@ -102,6 +104,12 @@ pub(super) async fn show(store: NodeStore, mut kept: Option<Objects>, mut seen: 
             shown
                 .registered
                 .send_if_modified(|shown| std::mem::replace(shown, registered) != registered);
+        }
+        if let Some(node) = &now.node.object {
+            let drain = node.as_ref().is_some_and(|node| node.spec.drain);
+            shown
+                .drained
+                .send_if_modified(|shown| std::mem::replace(shown, drain) != drain);
         }
         if !now.synced || last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &now.objects)) {
             continue;

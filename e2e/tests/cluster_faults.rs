@@ -31,6 +31,7 @@ fn pods_read_on_through_all_that_befalls_their_node() {
     a_pod_starts_without_the_operator(&site);
     an_api_server_that_hangs_stops_nobody(&site);
     a_new_driver_is_for_new_pods(&site);
+    a_node_whose_agent_cannot_start_is_kept_from_new_pods(&site);
     pods_come_back_after_a_reboot(&site);
 }
 
@@ -220,6 +221,40 @@ fn a_new_driver_is_for_new_pods(site: &Site) {
             Ok(site.cluster.field("cudanodes", current)?.contains("team-a/reads-node2"))
         })
         .unwrap();
+}
+
+/// An agent that is gone cannot say so: its last word was that it is ready.
+fn a_node_whose_agent_cannot_start_is_kept_from_new_pods(site: &Site) {
+    let namespace = e2e::cluster::chart::NAMESPACE;
+    let daemonset = "daemonset/cudaenv-node-agent";
+    let of_agents = |arguments: &[&str]| {
+        let arguments = [arguments, &["-n", namespace, daemonset]].concat();
+        site.cluster.printed(&arguments).unwrap();
+    };
+    let tainted = || {
+        let path = "{.items[?(@.spec.taints[*].key=='cudaenv.dev/agent-not-ready')].metadata.name}";
+        site.cluster.field("nodes", path)
+    };
+    assert_eq!(tainted().unwrap(), "");
+    of_agents(&[
+        "patch",
+        "--type=json",
+        "-p",
+        r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "localhost/absent:1"}]"#,
+    ]);
+    site.cluster
+        .until("the node is tainted", || Ok(!tainted()?.is_empty()))
+        .unwrap();
+    let nodes = tainted().unwrap();
+    assert!(!nodes.contains(' '), "an upgrade that fails goes no further: {nodes}");
+    let (_, ready) = agent(site, &nodes).unwrap().unwrap();
+    assert!(!ready);
+    of_agents(&["rollout", "undo"]);
+    site.cluster
+        .until("the taint is gone", || Ok(tainted()?.is_empty()))
+        .unwrap();
+    let (_, ready) = agent(site, &nodes).unwrap().unwrap();
+    assert!(ready);
 }
 
 fn pods_come_back_after_a_reboot(site: &Site) {

@@ -31,7 +31,9 @@ pub enum CallError {
     Denied(#[from] Denied),
     #[error("the agent of node {node} has not seen the cluster's objects yet")]
     Starting { node: String },
-    #[error("node {node} is being drained (spec.drain of its CUDANode): it takes no new volumes; those that are mounted stay")]
+    #[error(
+        "node {node} is being drained (spec.drain of its CUDANode): it takes no new volumes; those that are mounted stay"
+    )]
     Drained { node: String },
     #[error("another call for this volume is under way")]
     UnderWay,

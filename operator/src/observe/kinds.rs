@@ -11,7 +11,7 @@ use crds::{
 };
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Node, Secret},
+        core::v1::{Namespace, Node, Pod, Secret},
         storage::v1::CSINode,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 
 use crate::snapshot::{
     secret::{AuthSecret, OURS, SecretBytes},
-    world::{KubeNode, Machine, Preflight, World, Written},
+    world::{AgentPod, KubeNode, Machine, Preflight, World, Written},
 };
 
 /// The keys of a secret that a cache may name.
@@ -242,6 +242,37 @@ impl Kept for CUDANode {
 
     fn keys(world: &World) -> Vec<String> {
         names(&world.machines)
+    }
+}
+
+/// Of the agents alone: the watch names their label.
+impl Kept for Pod {
+    const KIND: &str = "Pod";
+
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.name_any()
+    }
+
+    fn keep(self, world: &mut World) -> bool {
+        let key = self.key();
+        let conditions = self.status.and_then(|status| status.conditions).unwrap_or_default();
+        let pod = AgentPod {
+            node: self.spec.and_then(|spec| spec.node_name).unwrap_or_default(),
+            ready: conditions
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+        };
+        put(&mut world.agents, key, pod)
+    }
+
+    fn forget(world: &mut World, key: &String) -> bool {
+        world.agents.remove(key).is_some()
+    }
+
+    fn keys(world: &World) -> Vec<String> {
+        names(&world.agents)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Watching the cluster: nine kinds, one world, published at most ten times a second.
+//! Watching the cluster: ten kinds, one world, published at most ten times a second.
 //! Never publishes a world before every kind was listed once: what is absent then is absent in the cluster.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -9,7 +9,7 @@ use futures_util::{
     stream::{BoxStream, select_all},
 };
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Secret},
+    core::v1::{Namespace, Node, Pod, Secret},
     storage::v1::CSINode,
 };
 use kube::{
@@ -31,6 +31,9 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Helm keeps a megabyte for each release in a secret of the namespace it installs to.
 const NO_RELEASES: &str = "type!=helm.sh/release.v1";
 
+/// The labels that the chart gives the agents' pods.
+const AGENTS: &str = "app.kubernetes.io/name=cudaenv,app.kubernetes.io/component=node-agent";
+
 /// The world as it changes; nothing until every kind was listed.
 pub type Worlds = watch::Receiver<Option<Arc<World>>>;
 
@@ -47,11 +50,13 @@ struct Change {
 
 /// Watches until it is dropped, and publishes every change.
 ///
-/// Secrets are watched in `namespace` alone.
+/// Secrets, and the agents' pods, are watched in `namespace` alone.
 pub async fn observe(client: Client, namespace: &str, published: watch::Sender<Option<Arc<World>>>, part: Part) {
     let own_secrets = Api::<Secret>::namespaced(client.clone(), namespace);
+    let own_agents = Api::<Pod>::namespaced(client.clone(), namespace);
     let watches = [
         kept(own_secrets, watcher::Config::default().fields(NO_RELEASES)),
+        kept(own_agents, watcher::Config::default().labels(AGENTS)),
         everywhere::<CUDAEnvironment>(&client),
         everywhere::<ClusterCUDAEnvironment>(&client),
         everywhere::<CUDABinaryCache>(&client),

@@ -5,7 +5,10 @@
 //! (back) on nodes that matter here: those whose agent reports an NVIDIA driver or a GPU. An agent on a node without either
 //! takes nothing from anybody when it is not ready. It is taken off any node whose agent is ready.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crds::{
     catalogue::Labels,
@@ -47,8 +50,9 @@ impl Seen {
     /// Looks at the world at `now`; nodes that are gone are forgotten.
     pub fn look(&mut self, world: &World, now: Timestamp) {
         self.agents.retain(|name, _| world.nodes.contains_key(name));
+        let silent = silent(world);
         for name in world.nodes.keys() {
-            let ready = is_ready(world, name);
+            let ready = !silent.contains(&**name) && is_ready(world, name);
             match self.agents.get_mut(name) {
                 Some((was, _)) if *was == ready => {}
                 Some(agent) => *agent = (ready, now),
@@ -68,6 +72,16 @@ impl Seen {
 fn is_ready(world: &World, name: &str) -> bool {
     let machine = world.machines.get(name);
     world.registered.contains(name) && machine.is_some_and(|machine| says_ready(&machine.status))
+}
+
+/// Nodes whose agent has pods and none of them is ready: what it said last is not taken for true any more. An agent without
+/// a pod runs in some other way, and its word is taken.
+fn silent(world: &World) -> BTreeSet<&str> {
+    let on = |ready| {
+        let pods = world.agents.values().filter(move |pod| pod.ready == ready);
+        pods.map(|pod| &*pod.node).collect::<BTreeSet<_>>()
+    };
+    &on(false) - &on(true)
 }
 
 fn says_ready(status: &CUDANodeStatus) -> bool {

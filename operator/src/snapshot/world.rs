@@ -34,6 +34,8 @@ pub struct World {
     pub registered: BTreeSet<String>,
     /// What the nodes' agents reported, by the node's name.
     pub machines: BTreeMap<String, Arc<Machine>>,
+    /// The agents' own pods, by name: an agent that died can no longer say so itself.
+    pub agents: BTreeMap<String, Arc<AgentPod>>,
     /// The questions asked, by name.
     pub preflights: BTreeMap<String, Arc<Preflight>>,
     /// The secrets of the operator's own namespace that hold credentials, by name.
@@ -60,6 +62,15 @@ pub struct KubeNode {
     pub labels: Labels,
     /// `spec.taints`, in their order.
     pub taints: Vec<Taint>,
+}
+
+/// What planning needs of a pod of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentPod {
+    /// `spec.nodeName`.
+    pub node: String,
+    /// Whether kubelet says that it is ready.
+    pub ready: bool,
 }
 
 /// What a node's agent reported in its `CUDANode`.

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::*;
-use crate::plan::made_up::{at, node};
+use crate::{
+    plan::made_up::{at, node},
+    snapshot::world::AgentPod,
+};
 
 const DRIVER: Option<(&str, &str)> = Some(("570.124.06", "12.8"));
 
@@ -148,6 +151,22 @@ fn the_taint_comes_back_after_a_while_and_only_where_gpus_are() {
         1,
         "a node that has no agent is not ours"
     );
+}
+
+#[test]
+fn an_agent_that_died_without_a_word_is_as_good_as_none() {
+    let mut world = World::default();
+    node(&mut world, "a", DRIVER);
+    agent(&mut world, "a", &READY);
+    world.registered.insert("a".to_owned());
+    let mut pod = |name: &str, node: &str, ready| {
+        let node = node.to_owned();
+        world.agents.insert(name.to_owned(), Arc::new(AgentPod { node, ready }));
+        after(&world, "a", 30).1
+    };
+    assert_eq!(pod("elsewhere", "b", false), []);
+    assert_eq!(pod("crashing", "a", false), [taint(TAINT, "NoSchedule")]);
+    assert_eq!(pod("next", "a", true), []);
 }
 
 #[test]

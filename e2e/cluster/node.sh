@@ -71,6 +71,7 @@ localStorageCapacityIsolation: false
 clusterDNS: [10.96.0.10]
 oomScoreAdj: 0
 evictionHard: {memory.available: "100Mi"}
+registerWithTaints: ${TAINTS:-[]}
 X
 mount --make-rshared /   # as systemd does: what containers mount for others is seen here, and the other way round
 [ -z "${PREPARE:-}" ] || "$PREPARE" "$name"

@@ -6,7 +6,8 @@
 #
 # The cluster has network, process and mount namespaces of its own: bridges, packet filters, containers and mounts go
 # with its first process, however that ends, and the machine's own network is out of its reach. A node is a mount namespace
-# inside, with its own /run, /var and /var/lib/kubelet. Before a node's kubelet starts, an executable $PREPARE is run inside
+# inside, with its own /run, /var and /var/lib/kubelet. A line `join NUMBER TAINTS` on the standard input starts a further one, which
+# its kubelet registers with those taints (JSON). Before a node's kubelet starts, an executable $PREPARE is run inside
 # with the node's name: it can mount what the node shall show (driver files, /proc/driver, /dev). Every node's containerd
 # gets the image archives of the folder $IMAGES.
 programs=$1 nodes=${2:-1}
@@ -68,13 +69,17 @@ inside() {
   admin create clusterrolebinding e2e-proxy --clusterrole=system:node-proxier --user=system:kube-proxy >/dev/null
   start kube-proxy kube-proxy --kubeconfig proxy.kubeconfig --proxy-mode nftables --hostname-override node1 \
     --conntrack-max-per-core 0 --cluster-cidr 10.244.0.0/16
-  for ((n = 1; n <= nodes; n++)); do
-    certificate "node$n" "/O=system:nodes/CN=system:node:node$n" "DNS:node$n,IP:$address"; kubeconfig "node$n"
-    start "node$n" unshare --mount "$here/node.sh" "$programs" "$folder" "node$n" "$n" "$address"
-  done
+  for ((n = 1; n <= nodes; n++)); do start_node "$n"; done
   wait_for "the nodes" all_ready
   echo "ready $folder"
-  while read -r _; do :; done
+  local word taints
+  while read -r word n taints; do
+    [ "$word" != join ] || TAINTS=$taints start_node "$n"
+  done
+}
+start_node() {
+  certificate "node$1" "/O=system:nodes/CN=system:node:node$1" "DNS:node$1,IP:$address"; kubeconfig "node$1"
+  start "node$1" unshare --mount "$here/node.sh" "$programs" "$folder" "node$1" "$1" "$address"
 }
 # The default service account must be there before the first pod.
 all_ready() {

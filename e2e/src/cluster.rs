@@ -6,6 +6,7 @@ pub mod chart;
 pub mod nodes;
 pub mod objects;
 pub mod site;
+pub mod watch;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, Write};

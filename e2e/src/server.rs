@@ -62,8 +62,8 @@ impl Server {
         Self::serve(listener, folder, bytes_per_second)
     }
 
-    /// As `start`, in the network namespace of that file (`/proc/PID/ns/net`), on an address of its own.
-    pub fn start_in(namespace: &Path, address: Ipv4Addr, folder: &Path) -> Result<Self> {
+    /// As `start_at_rate`, in the network namespace of that file (`/proc/PID/ns/net`), on an address of its own.
+    pub fn start_in(namespace: &Path, address: Ipv4Addr, folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
         let namespace = File::open(namespace).with_context(|| format!("cannot open {}", namespace.display()))?;
         // A thread enters alone, and a socket stays in the namespace that it was made in.
         let bound = std::thread::spawn(move || -> Result<TcpListener> {
@@ -73,7 +73,7 @@ impl Server {
         let listener = bound
             .join()
             .map_err(|_| anyhow!("the thread that listens panicked"))??;
-        Self::serve(listener, folder, None)
+        Self::serve(listener, folder, bytes_per_second)
     }
 
     fn serve(listener: TcpListener, folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {

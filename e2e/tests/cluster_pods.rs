@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
-use e2e::cluster::site::{NODES, Site, TEAM, by_hand, injected, pod};
+use e2e::cluster::site::{NODES, Site, TEAM, by_hand, injected, on_node, pod};
 use serde_json::{Value, json};
 
 /// Where the program of the environment is found in a pod.
@@ -23,11 +23,6 @@ fn pods_see_what_fits_their_node_or_are_told_why_not() {
     many_pods_at_once_fetch_each_path_once(&site);
     a_drained_node_takes_no_new_volume(&site);
     pods_that_go_leave_nothing_mounted(&site);
-}
-
-fn on_node(mut pod: Value, node: &str) -> Value {
-    pod["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": node });
-    pod
 }
 
 fn ready(site: &Site, names: &[&str]) {
@@ -80,11 +75,7 @@ fn events(site: &Site, pod: &str) -> anyhow::Result<String> {
 fn a_pod_forced_onto_a_misfit_is_told_every_variant(site: &Site) {
     let mut forced = by_hand(pod("forced", "exec sleep 3600"), &json!({ "environment": "cuda-new" }));
     forced["spec"]["nodeName"] = "node1".into();
-    let only_new = ["12.4", "12.8", "13.0"].map(|cuda| {
-        let closure = site.stage.closure(cuda).unwrap();
-        e2e::documents::variant(&format!("cu{}", cuda.replace('.', "")), cuda, &closure.environment)
-    });
-    let packages = [e2e::documents::package("cuda", &only_new)];
+    let packages = [site.package(&["12.4", "12.8", "13.0"]).unwrap()];
     site.apply(&e2e::documents::environment("cuda-new", &packages)).unwrap();
     site.apply(&forced).unwrap();
     site.cluster
@@ -103,9 +94,7 @@ fn a_pod_forced_onto_a_misfit_is_told_every_variant(site: &Site) {
 /// Absent, of another namespace, and a cluster's that is not for this one: the same words but for the name.
 fn an_environment_that_is_absent_or_forbidden_gets_one_answer(site: &Site) {
     site.cluster.printed(&["create", "namespace", "team-b"]).unwrap();
-    let closure = site.stage.closure("11.8").unwrap();
-    let variant = e2e::documents::variant("cu118", "11.8", &closure.environment);
-    let packages = [e2e::documents::package("cuda", &[variant])];
+    let packages = [site.package(&["11.8"]).unwrap()];
     let mut other = e2e::documents::environment("others", &packages);
     other["metadata"]["namespace"] = "team-b".into();
     site.apply(&other).unwrap();

@@ -2,12 +2,14 @@
 //! It must never touch the machine's own mounts, drivers or kubelet: everything goes through the namespaces of a node.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use super::Cluster;
 use crate::parts::Driver;
@@ -22,7 +24,7 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 95, 0, 1);
 pub struct Nodes {
     /// How many: `node1`, `node2`, …
     pub count: u32,
-    /// Real drivers, each on the node of that number.
+    /// Real drivers, each on the node of that number, which may be one that joins later.
     pub drivers: Vec<(u32, Driver, Place)>,
     /// Folder with image archives that every node's containerd gets.
     pub images: Option<PathBuf>,
@@ -87,6 +89,25 @@ impl Cluster {
             .arg("--mount")
             .arg(program);
         Ok(enter)
+    }
+
+    /// Starts a further node, of that number, as a node pool grows: its kubelet registers it with those taints.
+    pub fn join(&self, number: u32, taints: &Value) -> Result<()> {
+        let mut words = self.supervisor.stdin.as_ref().context("the cluster has ended")?;
+        writeln!(words, "join {number} {taints}").context("nobody reads what the cluster is told")
+    }
+
+    /// Gives a node's containerd the images of an archive, as a pull would.
+    pub fn import_image(&self, node: &str, archive: &Path) -> Result<()> {
+        let mut ctr = self.on(node, self.programs.join("ctr"))?;
+        ctr.args([
+            "--address=/run/containerd.sock",
+            "--namespace=k8s.io",
+            "images",
+            "import",
+        ]);
+        finished(ctr.arg(archive))?;
+        Ok(())
     }
 
     /// The mount table of a node, as `/proc/self/mountinfo` has it.
@@ -160,7 +181,14 @@ impl Cluster {
     /// Serves a folder to nodes and pods.
     pub fn serve(&self, folder: &Path) -> Result<Server> {
         let cluster = self.inside.context("a cluster without a network of its own")?;
-        Server::start_in(Path::new(&format!("/proc/{cluster}/ns/net")), ADDRESS, folder)
+        Server::start_in(Path::new(&format!("/proc/{cluster}/ns/net")), ADDRESS, folder, None)
+    }
+
+    /// As `serve`, each connection sending at most so many bytes a second.
+    pub fn serve_at_rate(&self, folder: &Path, bytes_per_second: u64) -> Result<Server> {
+        let cluster = self.inside.context("a cluster without a network of its own")?;
+        let network = format!("/proc/{cluster}/ns/net");
+        Server::start_in(Path::new(&network), ADDRESS, folder, Some(bytes_per_second))
     }
 
     /// Waits for something to become so, two minutes at most.

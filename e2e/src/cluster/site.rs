@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::Cluster;
 use super::nodes::{Nodes, Place};
+use crate::layout::Layout;
 use crate::server::Server;
 use crate::stage::Stage;
 use crate::{documents, images, parts, skip};
@@ -18,6 +19,9 @@ pub const NODES: [(&str, Option<&str>, &str); 4] = [
     ("node3", Some("550.163.01"), "12.4"),
     ("node4", None, ""),
 ];
+
+/// The node that may join later, and its driver; the variant of node 3 fits it.
+pub const LATE: (u32, &str, &str) = (5, "node5", "550.163.01");
 
 /// The namespace of the ML team.
 pub const TEAM: &str = "team-a";
@@ -38,6 +42,11 @@ impl Site {
     /// Starts the cluster and installs the chart. Nothing, and `check` on the record of skipped checks, where this machine
     /// cannot have one.
     pub fn start(check: &str) -> Result<Option<Self>> {
+        Self::with(check, |_| Ok(()))
+    }
+
+    /// As `start`, with more store paths in the cache.
+    pub fn with(check: &str, more: impl FnOnce(&mut Layout) -> Result<()>) -> Result<Option<Self>> {
         let Some(drivers) = skip::without(check, parts::drivers()) else {
             return Ok(None);
         };
@@ -51,21 +60,26 @@ impl Site {
             .collect();
         let archives = tempfile::tempdir()?;
         images::make(archives.path())?;
-        let at = |(number, (_, version, _)): (u32, &(&str, Option<&str>, &str))| {
-            let driver = drivers.iter().find(|driver| Some(&*driver.version) == *version)?;
+        let known = NODES.iter().map(|(_, version, _)| *version);
+        let at = |(number, version): (u32, Option<&str>)| {
+            let driver = drivers.iter().find(|driver| Some(&*driver.version) == version)?;
             // The two usual places: a driver container's folder, and among the host's own libraries.
             let place = if number == 3 { Place::Host } else { Place::Operator };
             Some((number, driver.clone(), place))
         };
         let nodes = Nodes {
             count: 4,
-            drivers: (1..).zip(&NODES).filter_map(at).collect(),
+            drivers: (1..)
+                .zip(known)
+                .chain([(LATE.0, Some(LATE.2))])
+                .filter_map(at)
+                .collect(),
             images: Some(archives.path().to_owned()),
         };
         let Some(cluster) = Cluster::with(check, &nodes)? else {
             return Ok(None);
         };
-        let stage = Stage::new(&toolkits, |_, _| Ok(()))?;
+        let stage = Stage::new(&toolkits, |layout, _| more(layout))?;
         let site = Self {
             server: cluster.serve(&stage.cache())?,
             cluster,
@@ -92,18 +106,26 @@ impl Site {
 
     /// The cache, and the environment `cuda` of the team with a variant for each runtime, newest first.
     pub fn apply_environment(&self) -> Result<()> {
-        let variants = self.stage.closures.iter().rev().map(|closure| {
-            let cuda = &closure.toolkit.cuda;
-            documents::variant(&format!("cu{}", cuda.replace('.', "")), cuda, &closure.environment)
-        });
-        let packages = [documents::package("cuda", &variants.collect::<Vec<_>>())];
         self.cluster.printed(&["create", "namespace", TEAM])?;
         self.apply(&documents::cache(
             "stage",
             &self.server.url(),
             &[&self.stage.public_key],
         ))?;
-        self.apply(&documents::environment("cuda", &packages))
+        self.apply(&documents::environment(
+            "cuda",
+            &[self.package(&["13.0", "12.8", "12.4", "11.8"])?],
+        ))
+    }
+
+    /// The package `cuda` with a variant for each of these runtimes.
+    pub fn package(&self, releases: &[&str]) -> Result<Value> {
+        let variants = releases.iter().map(|cuda| {
+            let closure = self.stage.closure(cuda)?;
+            let name = format!("cu{}", cuda.replace('.', ""));
+            Ok(documents::variant(&name, cuda, &closure.environment))
+        });
+        Ok(documents::package("cuda", &variants.collect::<Result<Vec<_>>>()?))
     }
 
     /// Applies one object, which must be taken.
@@ -126,6 +148,12 @@ pub fn pod(name: &str, script: &str) -> Value {
             }],
         },
     })
+}
+
+/// For one node alone, by its label: the scheduler still decides.
+pub fn on_node(mut pod: Value, node: &str) -> Value {
+    pod["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": node });
+    pod
 }
 
 /// Asks for an environment of the team as a user does: one label, one annotation.

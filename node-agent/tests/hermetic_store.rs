@@ -254,7 +254,11 @@ async fn collection_spares_what_is_leased_and_takes_the_rest() {
     assert_clean(&store, &[path(1), path(2)]);
 
     // A holder that crashed: its lock is gone, its file is not.
+    let file = names(&store.layout().leases()).remove(0);
+    let file = store.layout().leases().join(file);
+    fs::copy(&file, file.with_extension("crashed")).unwrap();
     drop(lease);
+    assert!(!file.exists(), "one that is dropped is over");
     assert_eq!(names(&store.layout().leases()).len(), 1);
     assert_eq!(collect(&other_process, everything_old).unwrap().remove.len(), 2);
     assert!(names(&store.layout().leases()).is_empty());

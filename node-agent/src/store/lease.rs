@@ -73,10 +73,13 @@ const DESCRIPTOR: i32 = 200;
 
 /// A promise by garbage collection to leave some layers alone, for as long as this value, or a program that inherited
 /// it, lives.
+///
+/// Dropping it ends it, as `end` does, which also says what went wrong.
 #[derive(Debug)]
 pub struct Lease {
     path: PathBuf,
-    file: File,
+    /// Nothing once it is over, or given away: another lease may have the path by then.
+    file: Option<File>,
 }
 
 impl NodeStore {
@@ -96,7 +99,7 @@ impl NodeStore {
                 Err(source) => return Err(StoreError::Create { path, source }),
             };
             return match file.write_all(&text).and_then(|()| hold(&path)) {
-                Ok(file) => Ok(Lease { path, file }),
+                Ok(file) => Ok(Lease { path, file: Some(file) }),
                 Err(source) => Err(StoreError::Write { path, source }),
             };
         }
@@ -155,18 +158,33 @@ fn live_lease(path: &Path) -> Result<Option<Live>, StoreError> {
 
 impl Lease {
     /// Ends the lease.
-    pub fn end(self) -> Result<(), StoreError> {
+    pub fn end(mut self) -> Result<(), StoreError> {
+        self.let_go()
+    }
+
+    /// The file goes before the lock: while it is there, its name is taken.
+    fn let_go(&mut self) -> Result<(), StoreError> {
+        let Some(_lock) = self.file.take() else { return Ok(()) };
         super::staging::remove(&self.path)
     }
 
     /// Lets the lease live on in the program that this process becomes by `exec`; it ends when that program does.
-    pub fn outlive_exec(self) -> Result<(), StoreError> {
-        rustix::io::fcntl_setfd(&self.file, FdFlags::empty()).map_err(|errno| StoreError::Lock {
+    pub fn outlive_exec(mut self) -> Result<(), StoreError> {
+        let Some(file) = &self.file else { return Ok(()) };
+        rustix::io::fcntl_setfd(file, FdFlags::empty()).map_err(|errno| StoreError::Lock {
             path: self.path.clone(),
             source: errno.into(),
         })?;
         // The descriptor is given away on purpose: closing it would end the lease.
-        let _ = std::os::fd::IntoRawFd::into_raw_fd(self.file);
+        let _ = self.file.take().map(std::os::fd::IntoRawFd::into_raw_fd);
         Ok(())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Err(error) = self.let_go() {
+            tracing::warn!(path = %self.path.display(), %error, "a lease is left; garbage collection will find it");
+        }
     }
 }

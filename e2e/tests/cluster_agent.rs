@@ -270,6 +270,8 @@ fn an_agent_tells_of_its_node_follows_environments_and_lives_through_an_outage()
         folder: folder.path(),
     };
     machine.load(old);
+    // As kubelet has it before any plugin is there.
+    fs::create_dir_all(folder.path().join("kubelet/pods")).unwrap();
     let agent = machine.start();
     the_node_is_told_of(&machine, old);
     registration_is_followed(&machine);
@@ -278,6 +280,7 @@ fn an_agent_tells_of_its_node_follows_environments_and_lives_through_an_outage()
     let agent = the_last_catalogue_serves_while_the_api_server_is_away(&machine, agent);
     another_driver_is_noticed(&machine, new);
     a_deleted_record_comes_back(&machine);
+    a_store_with_too_much_lets_the_least_recently_used_go(&machine, &agent);
     drop((agent, server));
 }
 
@@ -409,6 +412,33 @@ fn a_deleted_record_comes_back(machine: &Machine<'_>) {
     machine.until("another record", |object| {
         object.metadata.uid != old && condition(object, "Ready") == "True Ready"
     });
+}
+
+fn a_store_with_too_much_lets_the_least_recently_used_go(machine: &Machine<'_>, agent: &Agent) {
+    let gone = ["delete", "cudaenvironment", "tools", "--namespace", "default", "--wait"];
+    machine.cluster.printed(&gone).unwrap();
+    let store = |object: &CUDANode| object.status.clone().unwrap_or_default().store.unwrap_or_default();
+    let before = store(&machine.object().unwrap());
+    assert_eq!(before.paths, 3);
+    // An hour passes, for the paths and for the view that was made ahead of any pod.
+    let state = machine.folder.join("state");
+    let views = fs::read_dir(state.join("views")).unwrap();
+    let folders = views.map(|view| view.unwrap().path()).chain([state.join("meta")]);
+    for file in folders.flat_map(|folder| fs::read_dir(folder).unwrap()) {
+        let path = file.unwrap().path();
+        if path.is_file() {
+            let file = File::options().append(true).open(path).unwrap();
+            let before = file.metadata().unwrap().modified().unwrap() - Duration::from_secs(3600);
+            file.set_modified(before).unwrap();
+        }
+    }
+    let patch = json!({"spec": {"maxBytes": before.used_bytes - 1}}).to_string();
+    let arguments = ["patch", "cudanode", &machine.name, "--type=merge", "-p", &patch];
+    machine.cluster.printed(&arguments).unwrap();
+    // One path less is enough, unless this machine's disk is short too.
+    let object = machine.until("less than that", |object| store(object).paths < 3);
+    let left = store(&object).used_bytes;
+    agent.until_metric(&format!("cudaenv_gc_freed_bytes_total {}", before.used_bytes - left));
 }
 
 /// What a fetch of a pod's volume looks like at one moment.

@@ -18,6 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crds::v1alpha1::CUDANodeSpec;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -38,8 +39,8 @@ pub struct Parts {
     pub known: watch::Receiver<Known>,
     /// The node as last detected.
     pub node: watch::Receiver<Arc<Node>>,
-    /// Whether the node takes no new volumes: `spec.drain` of its CUDANode, as last seen.
-    pub drained: watch::Receiver<bool>,
+    /// What is asked of the node: the spec of its CUDANode, as last seen.
+    pub spec: watch::Receiver<CUDANodeSpec>,
     /// Where views are made.
     pub provision: Provision,
     /// The SELinux label of overlays' files, where SELinux is active.

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use crds::{catalogue::Catalogue, pod::DRIVER};
+use crds::{catalogue::Catalogue, pod::DRIVER, v1alpha1::CUDANodeSpec};
 use kube::Client;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -48,8 +48,8 @@ struct Seams {
     /// Whether kubelet counts the driver as registered, as far as is known: our name in `CSINode`. Where nobody can tell
     /// it stays true.
     registered: watch::Sender<bool>,
-    /// Whether the node takes no new volumes: `spec.drain` of its CUDANode, as last seen.
-    drained: watch::Sender<bool>,
+    /// What is asked of the node: the spec of its CUDANode, as last seen.
+    spec: watch::Sender<CUDANodeSpec>,
     /// The one place where views are made.
     provision: Provision,
     /// What happens to volumes, for events and metrics. Whoever sends drops what does not fit.
@@ -64,7 +64,7 @@ impl Seams {
             pods,
             known: self.known.subscribe(),
             node: self.node.subscribe(),
-            drained: self.drained.subscribe(),
+            spec: self.spec.subscribe(),
             provision: self.provision.clone(),
             selinux_label,
             happenings: self.happenings.clone(),
@@ -115,7 +115,7 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         }),
         node: watch::Sender::new(Arc::new(detected)),
         registered: watch::Sender::new(true),
-        drained: watch::Sender::new(false),
+        spec: watch::Sender::default(),
         provision: Provision::new(means),
         happenings,
     };

@@ -187,7 +187,7 @@ impl Volumes {
     }
 
     fn order(&self, publish: &Publish) -> Result<Order, CallError> {
-        if *self.parts.drained.borrow() {
+        if self.parts.spec.borrow().drain {
             let node = self.parts.node_name.clone();
             return Err(CallError::Drained { node });
         }

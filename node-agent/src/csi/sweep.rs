@@ -1,4 +1,5 @@
-//! The sweep: at the start and every minute, what kubelet or a reboot left behind is put right, and garbage collected.
+//! The sweep: at the start, every minute, and when something else is asked of the node, what kubelet or a reboot left behind
+//! is put right, and garbage collected.
 //! Never collects while a mount of ours that a pod may read cannot be explained.
 
 use std::{
@@ -17,21 +18,16 @@ use crate::{
         view::{self, ViewError},
     },
     plan::{
-        collect::{self, CollectPolicy},
+        collect::{self, Room},
         sweep::{self, Found, Sweep, SweepPlan},
     },
     report::failure::chain,
+    snapshot::happening::{Happening, What},
     store::{NodeStore, StoreError, mounts},
 };
 
 /// Between two sweeps.
 const EVERY: Duration = Duration::from_secs(60);
-/// Garbage is collected when less of the disk than this is free …
-const LOW_PERCENT: u64 = 15;
-/// … until this much is.
-const ENOUGH_PERCENT: u64 = 20;
-/// What was used within this time stays even then.
-const GRACE: Duration = Duration::from_secs(10 * 60);
 
 /// Which step of a sweep failed.
 #[derive(Debug, thiserror::Error)]
@@ -50,19 +46,35 @@ pub enum SweepError {
 
 /// Sweeps for as long as it is let.
 pub async fn keep(volumes: Volumes) {
+    let mut spec = volumes.parts.spec.clone();
     loop {
         let (store, pods) = (volumes.store().clone(), volumes.parts.pods.clone());
-        match spawn_blocking(move || sweep(&store, &pods, wall_clock())).await {
-            Ok(Ok(())) => {}
+        let most = spec.borrow_and_update().max_bytes;
+        // The schema takes no negative number.
+        let most = most.map(|bytes| u64::try_from(bytes).unwrap_or_default());
+        match spawn_blocking(move || sweep(&store, &pods, most, wall_clock())).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(freed_bytes))) => volumes.tell(Happening {
+                pod: None,
+                environment: None,
+                what: What::Collected {
+                    freed_bytes,
+                    at: wall_clock(),
+                },
+            }),
             Ok(Err(error)) => tracing::warn!(error = %chain(&error), "a sweep failed; the next one tries again"),
             Err(error) => tracing::warn!(%error, "the task that sweeps died"),
         }
-        sleep(EVERY).await;
+        tokio::select! {
+            () = sleep(EVERY) => {}
+            Ok(()) = spec.changed() => {}
+        }
     }
 }
 
-/// One sweep, and garbage collection where the disk is short.
-pub fn sweep(store: &NodeStore, pods: &Path, now: SystemTime) -> Result<(), SweepError> {
+/// One sweep, and garbage collection where the disk is short or the store has more than `most` bytes: the bytes that went, or
+/// nothing where none may go.
+pub fn sweep(store: &NodeStore, pods: &Path, most: Option<u64>, now: SystemTime) -> Result<Option<u64>, SweepError> {
     let plan = look(store, pods, now)?;
     let mut failed = None;
     for step in &plan.steps {
@@ -76,10 +88,8 @@ pub fn sweep(store: &NodeStore, pods: &Path, now: SystemTime) -> Result<(), Swee
     for target in &plan.unexplained {
         tracing::warn!(volume.path = %target.display(), "a pod's volume has no record: no garbage is collected while it is there");
     }
-    if plan.unexplained.is_empty() {
-        make_room(store, now)?;
-    }
-    Ok(())
+    let may_go = plan.unexplained.is_empty();
+    may_go.then(|| make_room(store, most, now)).transpose()
 }
 
 fn look(store: &NodeStore, pods: &Path, now: SystemTime) -> Result<SweepPlan, SweepError> {
@@ -133,26 +143,26 @@ fn take(step: &Sweep, store: &NodeStore) -> Result<(), SweepError> {
     }
 }
 
-/// Removes what nothing uses, least recently used first, where the disk is short.
-fn make_room(store: &NodeStore, now: SystemTime) -> Result<(), SweepError> {
+/// Removes what nothing uses, least recently used first, until there is room: the bytes that went.
+fn make_room(store: &NodeStore, most: Option<u64>, now: SystemTime) -> Result<u64, SweepError> {
     let of_store = |source| SweepError::Store { source };
     let numbers = store.numbers().map_err(of_store)?;
-    let free = store.free_bytes().map_err(of_store)?;
-    let share = |percent: u64| numbers.capacity_bytes / 100 * percent;
-    if free >= share(LOW_PERCENT) {
-        return Ok(());
-    }
-    let low = numbers.used_bytes.saturating_sub(share(ENOUGH_PERCENT) - free);
-    let policy = CollectPolicy {
-        high: low,
-        low,
-        grace: GRACE,
-        pinned: BTreeSet::new(),
+    let room = Room {
+        capacity: numbers.capacity_bytes,
+        free: store.free_bytes().map_err(of_store)?,
+        used: numbers.used_bytes,
+        most,
+    };
+    let Some(policy) = collect::policy(&room) else {
+        return Ok(0);
     };
     let gone = act::collect::collect(store, |state| collect::plan(state, &policy, now));
     let gone = gone.map_err(|source| SweepError::Collect { source })?;
     if gone.freed_bytes > 0 {
         tracing::info!(paths = gone.remove.len(), bytes = gone.freed_bytes, "collected garbage");
     }
-    Ok(())
+    if gone.short_by > 0 {
+        tracing::debug!(bytes = gone.short_by, "the rest is in use or was used just now");
+    }
+    Ok(gone.freed_bytes)
 }

@@ -39,6 +39,41 @@ impl CollectPolicy {
     }
 }
 
+/// Garbage is collected when less of the disk than this is free …
+const LOW_PERCENT: u64 = 15;
+/// … until this much is.
+const ENOUGH_PERCENT: u64 = 20;
+/// What was used within this time stays even then.
+const GRACE: Duration = Duration::from_secs(10 * 60);
+
+/// How much room there is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// The file system of the node store.
+    pub capacity: u64,
+    /// What is free of it.
+    pub free: u64,
+    /// What the store's layers take.
+    pub used: u64,
+    /// What they may take (`spec.maxBytes` of the CUDANode); nothing: as much as leaves the disk its share.
+    pub most: Option<u64>,
+}
+
+/// What a daemon collects on its own: nothing, while there is room.
+pub fn policy(room: &Room) -> Option<CollectPolicy> {
+    let share = |percent: u64| room.capacity / 100 * percent;
+    let for_the_disk =
+        (room.free < share(LOW_PERCENT)).then(|| room.used.saturating_sub(share(ENOUGH_PERCENT) - room.free));
+    let by_order = room.most.filter(|most| room.used > *most);
+    let low = for_the_disk.into_iter().chain(by_order).min()?;
+    Some(CollectPolicy {
+        high: low,
+        low,
+        grace: GRACE,
+        pinned: BTreeSet::new(),
+    })
+}
+
 /// Why a layer stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -308,6 +343,31 @@ mod tests {
     #[test]
     fn a_clock_that_went_back_removes_nothing() {
         assert_eq!(removed(&state(), &policy(0, 0), 5), "");
+    }
+
+    #[test]
+    fn a_daemon_collects_for_the_disk_and_by_order() {
+        let room = |free, used, most| {
+            let room = Room {
+                capacity: 1000,
+                free,
+                used,
+                most,
+            };
+            super::policy(&room).map(|policy| (policy.high, policy.low))
+        };
+        assert_eq!(room(150, 800, None), None, "enough is free");
+        assert_eq!(room(149, 800, None), Some((749, 749)), "up to a fifth of the disk");
+        assert_eq!(
+            room(0, 100, None),
+            Some((0, 0)),
+            "others fill the disk: all that can go"
+        );
+        assert_eq!(room(900, 80, Some(80)), None);
+        assert_eq!(room(900, 80, Some(79)), Some((79, 79)));
+        assert_eq!(room(900, 80, Some(0)), Some((0, 0)));
+        assert_eq!(room(100, 800, Some(790)), Some((700, 700)), "whichever asks for more");
+        assert_eq!(room(100, 800, Some(600)), Some((600, 600)), "whichever asks for more");
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Standings {
                 known.packages.clone_from(variants);
             }
             What::Published { .. } => known.pods.extend(happening.pod.clone()),
-            What::Fetching { .. } | What::Unpublished { .. } | What::Failed { .. } => {}
+            What::Fetching { .. } | What::Unpublished { .. } | What::Collected { .. } | What::Failed { .. } => {}
         }
         known.standing = standing;
     }
@@ -243,7 +243,7 @@ fn standing(what: &What) -> Option<Standing> {
             bytes_total: status.bytes_total,
         },
         What::Published { .. } => Standing::Ready,
-        What::Unpublished { .. } => return None,
+        What::Unpublished { .. } | What::Collected { .. } => return None,
         What::Failed { reason, message } => {
             let (reason, message) = (*reason, message.clone());
             match fault(reason) {

@@ -189,7 +189,7 @@ fn said(happening: &Happening) -> Option<Said> {
             let took = took.as_secs_f64();
             normal("Mounted", format!("{}: mounted, {took:.1} s after kubelet asked", of()))
         }
-        What::Unpublished { .. } => return None,
+        What::Unpublished { .. } | What::Collected { .. } => return None,
         What::Failed { reason, message } => Said {
             reason: format!("{reason:?}"),
             warning: true,

@@ -1,6 +1,8 @@
 //! The agent's metrics: registered in one place, each with what it means.
 //! Never a label whose values somebody else can make many of: words of enums, this node's own facts, at most 256 environments.
 
+use std::time::SystemTime;
+
 use crds::{domain::node::DriverState, failure::Reason};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -132,7 +134,10 @@ impl Metrics {
                 "cudaenv_outdated_pods",
                 "Pods whose volume shows the files of a driver that the node no longer has: restart them.",
             )?,
-            gc_freed_bytes: new.counter("cudaenv_gc_freed_bytes_total", "Bytes that garbage collection freed.")?,
+            gc_freed_bytes: new.counter(
+                "cudaenv_gc_freed_bytes_total",
+                "Bytes that the minutely garbage collection freed.",
+            )?,
             gc_last_success: new.time(
                 "cudaenv_gc_last_success_timestamp_seconds",
                 "When garbage collection last succeeded; 0: not since the agent started.",
@@ -189,6 +194,11 @@ impl Metrics {
                 self.publish_seconds.observe(took.as_secs_f64());
             }
             What::Unpublished { .. } => self.unpublish.inc(),
+            What::Collected { freed_bytes, at } => {
+                self.gc_freed_bytes.inc_by(*freed_bytes);
+                let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                self.gc_last_success.set(at.as_secs_f64());
+            }
             What::Failed { reason, .. } => {
                 let word = format!("{reason:?}");
                 self.publish.with_label_values(&["failed", &word]).inc();
@@ -264,12 +274,6 @@ impl Metrics {
     /// So many bytes were downloaded since the agent started.
     pub fn downloaded(&self, bytes: u64) {
         self.fetch_bytes.inc_by(bytes.saturating_sub(self.fetch_bytes.get()));
-    }
-
-    /// Garbage collection ended well, `at` seconds after 1970.
-    pub fn collected(&self, freed_bytes: u64, at: f64) {
-        self.gc_freed_bytes.inc_by(freed_bytes);
-        self.gc_last_success.set(at);
     }
 
     /// What can be followed of the API server.

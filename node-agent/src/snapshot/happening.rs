@@ -1,7 +1,7 @@
 //! What happened to a pod's volume, for whoever tells people: events, metrics.
 //! Never holds a secret, never a volume's raw context.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crds::{catalogue::EnvironmentKey, failure::Reason};
 
@@ -60,6 +60,13 @@ pub enum What {
     Unpublished {
         /// From kubelet's call to the answer.
         took: Duration,
+    },
+    /// Garbage was collected, or there was none to collect. Of no pod and no environment.
+    Collected {
+        /// Bytes that went.
+        freed_bytes: u64,
+        /// When it ended.
+        at: SystemTime,
     },
     /// A call was answered with an error.
     Failed {

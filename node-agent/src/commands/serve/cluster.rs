@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use crds::v1alpha1::CUDANodeSpec;
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -87,8 +88,8 @@ pub(super) struct Shown {
     pub(super) known: watch::Sender<Known>,
     /// Whether kubelet knows our driver.
     pub(super) registered: watch::Sender<bool>,
-    /// Whether the node takes no new volumes.
-    pub(super) drained: watch::Sender<bool>,
+    /// What is asked of the node.
+    pub(super) spec: watch::Sender<CUDANodeSpec>,
     /// Whether it can be followed.
     pub(super) metrics: Metrics,
 }
@@ -106,10 +107,12 @@ pub(super) async fn show(store: NodeStore, mut kept: Option<Objects>, mut seen: 
                 .send_if_modified(|shown| std::mem::replace(shown, registered) != registered);
         }
         if let Some(node) = &now.node.object {
-            let drain = node.as_ref().is_some_and(|node| node.spec.drain);
-            shown
-                .drained
-                .send_if_modified(|shown| std::mem::replace(shown, drain) != drain);
+            let spec = node.as_ref().map(|node| node.spec.clone()).unwrap_or_default();
+            shown.spec.send_if_modified(|shown| {
+                let differs = *shown != spec;
+                *shown = spec;
+                differs
+            });
         }
         if !now.synced || last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &now.objects)) {
             continue;

@@ -171,7 +171,7 @@ fn tell(tasks: &mut JoinSet<()>, parts: Parts<'_>, channels: Channels, metrics: 
     let shown = Shown {
         known: seams.known.clone(),
         registered: seams.registered.clone(),
-        drained: seams.drained.clone(),
+        spec: seams.spec.clone(),
         metrics: metrics.clone(),
     };
     tasks.spawn(cluster::show(store, kept, channels.seen.subscribe(), shown));

@@ -98,7 +98,14 @@ fn every_metric_stands_in_the_reference_with_its_help() {
     }
     metrics.node(&report(&["x"]));
     metrics.followed(false, &["cudaenvironments"]);
-    metrics.collected(1, 1.0);
+    metrics.happened(&Happening {
+        pod: None,
+        environment: None,
+        what: What::Collected {
+            freed_bytes: 1,
+            at: std::time::SystemTime::UNIX_EPOCH,
+        },
+    });
     let reference = include_str!("../../../../docs/reference/agent-metrics.md");
     let families = metrics.registry.gather();
     let rows: Vec<_> = families

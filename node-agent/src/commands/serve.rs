@@ -119,10 +119,7 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         provision: Provision::new(means),
         happenings,
     };
-    let sockets = Sockets {
-        csi: csi_socket.unwrap_or_else(|| kubelet_dir.join("plugins").join(DRIVER).join("csi.sock")),
-        registration_dir: registration_dir.unwrap_or_else(|| kubelet_dir.join("plugins_registry")),
-    };
+    let sockets = sockets(&kubelet_dir, csi_socket, registration_dir);
     let driver = seams.driver(&node_name, kubelet_dir.join("pods"), label);
     let parts = live::Parts {
         seams: &seams,
@@ -140,6 +137,15 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let served = volumes::serve(driver, sockets, seams.registered.subscribe(), told_to_stop(stop)).await;
     drop((live, seams));
     served.map_err(|source| ServeError::Sockets { source }.into())
+}
+
+/// Where kubelet looks for them, unless somebody says otherwise.
+fn sockets(kubelet: &Path, csi: Option<PathBuf>, registration_dir: Option<PathBuf>) -> Sockets {
+    Sockets {
+        csi: csi.unwrap_or_else(|| kubelet.join("plugins").join(DRIVER).join("csi.sock")),
+        registration_dir: registration_dir.unwrap_or_else(|| kubelet.join("plugins_registry")),
+        kubelet: kubelet.join("pod-resources/kubelet.sock"),
+    }
 }
 
 /// From files where some are given; else from an API server, to begin with what it gave last.

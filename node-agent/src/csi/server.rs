@@ -6,7 +6,7 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::stream;
@@ -25,11 +25,14 @@ use super::{
     },
     registration::Registrar,
 };
+use crate::snapshot::known::Known;
 
 /// Larger requests are refused unread: all strings of a call together fit many times (CSI specification, "Size Limits").
 const LARGEST_REQUEST: usize = 1 << 20;
 /// How long kubelet has to take us before we offer ourselves again, at first and at most.
 const OFFER_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(120));
+/// Between two looks whether kubelet has started anew.
+const LOOK: Duration = Duration::from_secs(2);
 /// For calls under way when we are told to stop.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -40,6 +43,8 @@ pub struct Sockets {
     pub csi: PathBuf,
     /// The folder that kubelet watches.
     pub registration_dir: PathBuf,
+    /// One of kubelet's own, which it makes anew whenever it starts.
+    pub kubelet: PathBuf,
 }
 
 /// Why there is no socket.
@@ -69,11 +74,12 @@ pub async fn serve(
     stop: watch::Receiver<bool>,
 ) -> Result<(), SocketError> {
     let listener = listen(&sockets.csi)?;
+    let known = volumes.parts.known.clone();
     let services = Server::builder()
         .add_service(IdentityServer::new(volumes.clone()).max_decoding_message_size(LARGEST_REQUEST))
         .add_service(NodeServer::new(volumes).max_decoding_message_size(LARGEST_REQUEST))
         .serve_with_incoming_shutdown(connections(listener), stopped(stop.clone()));
-    let offering = offer(&sockets, registered, stop.clone());
+    let offering = offer(&sockets, known, registered, stop.clone());
     let serving = async {
         let path = sockets.csi.clone();
         services.await.map_err(|source| SocketError::Serve {
@@ -92,12 +98,44 @@ pub async fn serve(
     }
 }
 
+/// Returns when the driver is to be offered: at once, or where an agent before us was registered, when an API server answers.
+///
+/// kubelet forgets a driver whose socket is made anew, and takes it again only when it has written so to the API server. Without one
+/// no volume of a running pod could be taken away until then. A kubelet that started since knows nobody, and has nothing to forget.
+async fn registered_before(sockets: &Sockets, mut known: watch::Receiver<Known>) {
+    let Some(before) = made(&sockets.registration_dir.join(REGISTRATION_SOCKET)) else {
+        return;
+    };
+    let answered = async {
+        let _gone = known.wait_for(|known| known.synced).await;
+    };
+    let kubelet_started = async {
+        while made(&sockets.kubelet).is_none_or(|started| started <= before) {
+            sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = answered => {}
+        () = kubelet_started => {}
+    }
+}
+
+/// When a socket was made; nothing where there is none.
+fn made(path: &Path) -> Option<SystemTime> {
+    fs::symlink_metadata(path).and_then(|found| found.modified()).ok()
+}
+
 /// Offers the driver to kubelet, again and again where it is not taken.
 async fn offer(
     sockets: &Sockets,
+    known: watch::Receiver<Known>,
     mut registered: watch::Receiver<bool>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), SocketError> {
+    tokio::select! {
+        () = registered_before(sockets, known) => {}
+        () = stopped(stop.clone()) => return Ok(()),
+    }
     let path = sockets.registration_dir.join(REGISTRATION_SOCKET);
     let (accepted, mut heard) = watch::channel(true);
     let (mut pause, longest) = OFFER_AGAIN;

@@ -1,7 +1,14 @@
 //! Follows a cluster's objects through its API server, for as long as the agent lives.
 //! Never fails: what cannot be had is asked for again, and what was seen stays until there is something newer.
 
-use std::{collections::BTreeSet, fmt::Debug, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    future::ready,
+    mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use crds::{
     catalogue::Labels,
@@ -9,7 +16,7 @@ use crds::{
 };
 use futures_util::{
     StreamExt as _,
-    stream::{BoxStream, select_all},
+    stream::{self, BoxStream, select_all},
 };
 use k8s_openapi::api::{
     core::v1::{Namespace, Node},
@@ -24,7 +31,10 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 use self::mirror::Mirror;
 use super::driver::chain;
@@ -38,6 +48,9 @@ pub const CSI_DRIVER: &str = "csi.cudaenv.dev";
 
 /// A watch that says nothing for this long is asked for anew: seconds. Bookmarks come every minute.
 const SILENCE: u32 = 240;
+
+/// A watch that goes on after an error says nothing until something changes. One that does not fails again within this time.
+const QUIET: Duration = Duration::from_secs(300);
 
 /// Changes that arrive together are shown together.
 const AT_ONCE: usize = 512;
@@ -78,7 +91,8 @@ struct Followed {
     nodes: Mirror<(Option<String>, Labels)>,
     cuda_nodes: Mirror<CUDANode>,
     csi_nodes: Mirror<bool>,
-    failing: BTreeSet<&'static str>,
+    /// With the time of the last error.
+    failing: BTreeMap<&'static str, Instant>,
 }
 
 /// Follows what an agent on node `name` needs, and shows it on `out`. Ends only with its task.
@@ -101,10 +115,17 @@ pub async fn follow(client: Client, name: &str, out: watch::Sender<Seen>) {
     ];
     let mut changes = select_all(changes).ready_chunks(AT_ONCE);
     let mut followed = Followed::default();
-    while let Some(arrived) = changes.next().await {
-        let changed = arrived
-            .into_iter()
-            .fold(false, |changed, (kind, change)| followed.see(kind, change) | changed);
+    loop {
+        let changed = tokio::select! {
+            arrived = changes.next() => {
+                let Some(arrived) = arrived else { return };
+                let now = Instant::now();
+                arrived
+                    .into_iter()
+                    .fold(false, |changed, (kind, change)| followed.see(kind, change, now) | changed)
+            }
+            () = quiet(followed.failing.values().min()) => followed.settle(Instant::now()),
+        };
         if changed {
             let seen = followed.seen(&out.borrow());
             out.send_if_modified(|shown| {
@@ -113,6 +134,14 @@ pub async fn follow(client: Client, name: &str, out: watch::Sender<Seen>) {
                 differs
             });
         }
+    }
+}
+
+/// Returns when an error of then is no news any more; never where there was none.
+async fn quiet(error: Option<&Instant>) {
+    match error {
+        Some(at) => sleep_until(*at + QUIET).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -126,19 +155,37 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let api: Api<K> = Api::all(client.clone());
-    // With growing, jittered pauses after errors.
-    let events = watcher::watcher(api, config).default_backoff();
-    events.map(move |event| (kind, event.map(change))).boxed()
+    // With growing, jittered pauses after errors. That a list was asked for is no success yet: it is told with the first of the list.
+    let mut asked = false;
+    let events = watcher::watcher(api, config).filter_map(move |event| {
+        ready(match event {
+            Ok(Event::Init) => {
+                asked = true;
+                None
+            }
+            Ok(event) => Some(Ok((mem::take(&mut asked), event))),
+            Err(error) => Some(Err(error)),
+        })
+    });
+    let told = events.default_backoff().flat_map(move |event| {
+        let (begins, event) = match event {
+            Ok((begins, event)) => (begins, Ok(event)),
+            Err(error) => (false, Err(error)),
+        };
+        let both = begins.then_some(Ok(Event::Init)).into_iter().chain([event]);
+        stream::iter(both)
+    });
+    told.map(move |event| (kind, event.map(change))).boxed()
 }
 
 impl Followed {
     /// Takes in what arrived; says whether anything is different now.
-    fn see(&mut self, kind: &'static str, change: Result<Change, watcher::Error>) -> bool {
+    fn see(&mut self, kind: &'static str, change: Result<Change, watcher::Error>, now: Instant) -> bool {
         let change = match change {
             Ok(change) => change,
-            Err(error) => return self.failed(kind, &error),
+            Err(error) => return self.failed(kind, &error, now),
         };
-        let recovered = self.failing.remove(kind);
+        let recovered = self.failing.remove(kind).is_some();
         if recovered {
             tracing::info!(kind, "followed again");
         }
@@ -179,8 +226,21 @@ impl Followed {
         changed | recovered
     }
 
-    fn failed(&mut self, kind: &'static str, error: &watcher::Error) -> bool {
-        let first = self.failing.insert(kind);
+    /// Kinds without an error for long are followed again, though nothing arrived; says whether there are any.
+    fn settle(&mut self, now: Instant) -> bool {
+        let before = self.failing.len();
+        self.failing.retain(|kind, last| {
+            let fails = now < *last + QUIET;
+            if !fails {
+                tracing::info!(kind, "followed again");
+            }
+            fails
+        });
+        self.failing.len() != before
+    }
+
+    fn failed(&mut self, kind: &'static str, error: &watcher::Error, now: Instant) -> bool {
+        let first = self.failing.insert(kind, now).is_none();
         if first {
             tracing::warn!(kind, error = %chain(error), "cannot be followed; what was seen before stays");
         } else {
@@ -230,7 +290,7 @@ impl Followed {
                     .synced()
                     .then(|| self.csi_nodes.values().iter().any(|found| **found)),
             },
-            failing: self.failing.clone(),
+            failing: self.failing.keys().copied().collect(),
         }
     }
 }
@@ -275,7 +335,7 @@ mod tests {
             Event::InitDone,
         ];
         for event in listed {
-            followed.see("cudaenvironments", Ok(Change::Environment(event)));
+            followed.see("cudaenvironments", Ok(Change::Environment(event)), Instant::now());
         }
         let seen = followed.seen(&Seen::default());
         let names: Vec<_> = seen.objects.environments.iter().map(|one| &one.metadata).collect();
@@ -285,7 +345,7 @@ mod tests {
         assert!(!seen.synced, "caches and namespaces were not listed yet");
         // A change of what is not looked at is none.
         let again = Change::Environment(Event::Apply(environment("good", &good)));
-        assert!(!followed.see("cudaenvironments", Ok(again)));
+        assert!(!followed.see("cudaenvironments", Ok(again), Instant::now()));
         assert!(Arc::ptr_eq(&followed.seen(&seen).objects, &seen.objects));
     }
 
@@ -298,15 +358,21 @@ mod tests {
             Event::InitApply(environment("good", &good)),
             Event::InitDone,
         ] {
-            followed.see("cudaenvironments", Ok(Change::Environment(event)));
+            followed.see("cudaenvironments", Ok(Change::Environment(event)), Instant::now());
         }
         let broken = || Err(watcher::Error::NoResourceVersion);
-        assert!(followed.see("cudaenvironments", broken()));
-        assert!(!followed.see("cudaenvironments", broken()));
+        let now = Instant::now();
+        assert!(followed.see("cudaenvironments", broken(), now));
+        assert!(!followed.see("cudaenvironments", broken(), now + QUIET / 2));
         let seen = followed.seen(&Seen::default());
         assert_eq!(seen.failing, BTreeSet::from(["cudaenvironments"]));
         assert_eq!(seen.objects.environments.len(), 1);
-        assert!(followed.see("cudaenvironments", Ok(Change::Environment(Event::Init))));
+        assert!(!followed.settle(now + QUIET), "it failed again since");
+        assert_eq!(followed.seen(&seen).failing, seen.failing);
+        assert!(followed.settle(now + QUIET * 2));
+        assert!(followed.seen(&seen).failing.is_empty());
+        assert!(followed.see("cudaenvironments", broken(), now));
+        assert!(followed.see("cudaenvironments", Ok(Change::Environment(Event::Init)), now));
         assert!(followed.seen(&seen).failing.is_empty());
     }
 
@@ -317,7 +383,7 @@ mod tests {
             let object: CSINode = serde_json::from_value(object).unwrap();
             let mut followed = Followed::default();
             for event in [Event::Init, Event::InitApply(object), Event::InitDone] {
-                followed.see("csinodes", Ok(Change::CsiNode(event)));
+                followed.see("csinodes", Ok(Change::CsiNode(event)), Instant::now());
             }
             followed.seen(&Seen::default()).node.registered
         };

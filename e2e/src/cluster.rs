@@ -2,6 +2,7 @@
 //! It must never leave a process or a file behind, and never speak to any cluster but the one it started.
 
 pub mod account;
+pub mod attempts;
 pub mod chart;
 pub mod nodes;
 pub mod objects;

@@ -4,10 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use e2e::cluster::account::{Account, lines};
-use e2e::cluster::chart::{self, Helm, NAMESPACE};
+use e2e::cluster::attempts::Attempt;
+use e2e::cluster::chart::{self, Helm, NAMESPACE, RELEASE};
 use e2e::cluster::{Cluster, objects};
 use e2e::programs::{self, finished};
 use node_agent::observe::cluster::access::RULES;
@@ -334,20 +336,116 @@ fn the_tokens_of_our_accounts_can_do_what_is_written_down_and_nothing_else() {
         .printed(&["create", "serviceaccount", "nobody", "-n", NAMESPACE])
         .unwrap();
     let nobody = cluster.account(NAMESPACE, "nobody", None).unwrap();
-    for component in ["node-agent", "operator"] {
+    let attempts = every_attempt(&cluster);
+    let everybodys = nobody.allowed(&attempts).unwrap();
+    for component in ["node-agent", "operator", "uninstall"] {
         let account = cluster
             .account(NAMESPACE, &format!("cudaenv-{component}"), None)
             .unwrap();
-        for namespace in ["default", NAMESPACE] {
-            let everybodys = nobody.rules(namespace).unwrap();
-            let own: BTreeSet<_> = account
-                .rules(namespace)
-                .unwrap()
-                .difference(&everybodys)
-                .cloned()
-                .collect();
-            assert_eq!(own, written(component, namespace), "{component} in {namespace}");
+        says_what_is_written_down(&account, &nobody, component);
+        let own: BTreeSet<_> = account
+            .allowed(&attempts)
+            .unwrap()
+            .difference(&everybodys)
+            .cloned()
+            .collect();
+        let expected: BTreeSet<_> = attempts
+            .iter()
+            .filter(|one| is_written(component, one))
+            .cloned()
+            .collect();
+        let (own, expected) = (&own, &expected);
+        assert!(expected.len() > 10, "{component}: {expected:?}");
+        assert_eq!(
+            own.difference(expected).collect::<Vec<_>>(),
+            [&attempts[0]; 0],
+            "{component} may more"
+        );
+        assert_eq!(
+            expected.difference(own).collect::<Vec<_>>(),
+            [&attempts[0]; 0],
+            "{component} may less"
+        );
+        for (verb, group, resource) in UNASKED {
+            assert!(
+                !account.may(verb, group, resource).unwrap(),
+                "{component}: {verb} {resource}"
+            );
         }
+        let as_another = account
+            .kubectl(&["get", "secrets", "-A", "--as=admin", "--as-group=system:masters"])
+            .unwrap();
+        assert!(
+            as_another.stderr.contains("cannot impersonate"),
+            "{component}: {as_another:?}"
+        );
+    }
+}
+
+/// Rights that no request asks for by itself: what stands behind others' requests, and everything at once.
+const UNASKED: [(&str, &str, &str); 12] = [
+    ("*", "*", "*"),
+    ("*", "", "secrets"),
+    ("use", "policy", "podsecuritypolicies"),
+    ("impersonate", "", "users"),
+    ("impersonate", "", "groups"),
+    ("impersonate", "", "serviceaccounts"),
+    ("escalate", "rbac.authorization.k8s.io", "clusterroles"),
+    ("bind", "rbac.authorization.k8s.io", "clusterroles"),
+    ("escalate", "rbac.authorization.k8s.io", "roles"),
+    ("bind", "rbac.authorization.k8s.io", "roles"),
+    ("approve", "certificates.k8s.io", "signers"),
+    ("sign", "certificates.k8s.io", "signers"),
+];
+
+/// Every request there is, on what does not exist and on what a line of the golden list names.
+fn every_attempt(cluster: &Cluster) -> Vec<Attempt> {
+    let named = RIGHTS
+        .lines()
+        .filter_map(|line| line.split_once(" [")?.1.split_once(']'));
+    let names: BTreeSet<_> = named.flat_map(|(names, _)| names.split(',')).collect();
+    let names: Vec<_> = names.into_iter().collect();
+    let attempts = cluster
+        .attempts(&["default", NAMESPACE, "kube-system"], &names)
+        .unwrap();
+    let (verbs, kinds): (BTreeSet<_>, BTreeSet<_>) = attempts.iter().map(|one| (one.verb, &*one.what)).unzip();
+    assert_eq!(verbs.len(), 8, "{verbs:?}");
+    for kind in [
+        "core/secrets",
+        "core/pods/exec",
+        "core/nodes/proxy",
+        "core/serviceaccounts/token",
+        "/metrics",
+    ] {
+        assert!(kinds.contains(kind), "{kind} was not tried: {kinds:?}");
+    }
+    attempts
+}
+
+/// Whether a line of the golden list allows it.
+fn is_written(component: &str, attempt: &Attempt) -> bool {
+    let place = attempt.namespace.as_deref().unwrap_or("cluster");
+    RIGHTS.lines().any(|line| {
+        let (who, right) = line.split_once(": ").unwrap();
+        let (what, verbs) = right.split_once(": ").unwrap();
+        let (what, names) = what.split_once(" [").unwrap_or((what, ""));
+        let named = |name: &String| names.trim_end_matches(']').split(',').any(|one| one == name);
+        ["cluster", place]
+            .map(|place| format!("{component}, {place}"))
+            .contains(&who.to_owned())
+            && what == attempt.what
+            && verbs.split(' ').any(|verb| verb == attempt.verb)
+            && (names.is_empty() || attempt.name.as_ref().is_some_and(named))
+    })
+}
+
+/// What the API server says of a token's rights when it is asked.
+fn says_what_is_written_down(account: &Account<'_>, nobody: &Account<'_>, component: &str) {
+    for namespace in ["default", NAMESPACE] {
+        let everybodys = nobody.rules(namespace).unwrap();
+        let rules = account.rules(namespace).unwrap();
+        let own: BTreeSet<_> = rules.difference(&everybodys).cloned().collect();
+        assert_eq!(own, written(component, namespace), "{component} in {namespace}");
     }
 }
 
@@ -445,4 +543,72 @@ fn policy_is_in_force(agent: &Account<'_>) {
         refused
     });
     assert!(enforced, "the policy is not enforced: {last:?}");
+}
+
+/// The chart as an older release may have been: one kind is not there yet, and one field of another.
+fn older_chart(folder: &Path) -> PathBuf {
+    finished(Command::new("cp").arg("-r").arg(chart::folder()).arg(folder)).unwrap();
+    let older = folder.join("cudaenv");
+    let definitions = older.join("templates/crds");
+    std::fs::remove_file(definitions.join("cudadriverpreflights.yaml")).unwrap();
+    let kind = definitions.join("cudaenvironments.yaml");
+    let definition = std::fs::read_to_string(&kind).unwrap();
+    let mut definition: Value = serde_saphyr::from_str(&definition).unwrap();
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    let fields = definition.pointer_mut(spec).unwrap().as_object_mut().unwrap();
+    assert!(fields.remove("prewarm").is_some());
+    std::fs::write(kind, definition.to_string()).unwrap();
+    older
+}
+
+#[test]
+fn an_upgrade_brings_the_definitions_up_to_date_and_what_users_wrote_outlives_the_release() {
+    let check = "an upgrade from older definitions";
+    let (Some(_), Some(cluster)) = (chart::helm(check).unwrap(), Cluster::start(check).unwrap()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (older, newer) = (older_chart(folder.path()), chart::folder());
+    let helm = |arguments: &[&str], chart: Option<&Path>| {
+        let chart = chart.map(|path| path.to_str().unwrap());
+        let namespace = ["--namespace", NAMESPACE];
+        let all = [arguments, &[RELEASE], chart.as_slice(), &namespace].concat();
+        let done = cluster.helm(&all).unwrap();
+        assert_eq!(done.code, 0, "{all:?}: {done:?}");
+    };
+    let written = objects::environment();
+    let uid = || {
+        let found = cluster.get(&["cudaenvironment", "pytorch", "-n", "default"]).unwrap();
+        let field = |pointer: &str| {
+            found
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        (field("/metadata/uid"), field("/spec/prewarm"))
+    };
+    let apply = || {
+        let answer = cluster.kubectl_with(&["apply", "--validate=false"], &written).unwrap();
+        assert_eq!(answer.code, 0, "{answer:?}");
+    };
+    helm(&["install", "--create-namespace"], Some(&older));
+    let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
+    cluster.printed(&established).unwrap();
+    assert_ne!(cluster.kubectl(&["get", "cudadriverpreflights"]).unwrap().code, 0);
+    apply();
+    let before = uid();
+    assert_eq!(before.1, "", "the older definition does not know the field");
+
+    helm(&["upgrade"], Some(&newer));
+    cluster.printed(&established).unwrap();
+    assert_eq!(cluster.kubectl(&["get", "cudadriverpreflights"]).unwrap().code, 0);
+    apply();
+    assert_eq!(uid(), (before.0.clone(), "Always".to_owned()));
+
+    // There is no node that a hook could run on.
+    helm(&["uninstall", "--no-hooks"], None);
+    assert_eq!(uid().0, before.0);
+    helm(&["install"], Some(&newer));
+    assert_eq!(uid().0, before.0);
 }

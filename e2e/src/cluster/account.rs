@@ -25,6 +25,11 @@ impl Cluster {
             arguments.extend(["--bound-object-kind=Node", "--bound-object-name", node]);
         }
         let token = self.printed(&arguments)?;
+        self.bearer(&format!("{namespace}-{name}-{}", node.unwrap_or("any")), &token)
+    }
+
+    /// Whoever has that token; `name` tells its kubeconfig from others.
+    pub fn bearer(&self, name: &str, token: &str) -> Result<Account<'_>> {
         let server = self.printed(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"])?;
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "e2e",
@@ -32,9 +37,7 @@ impl Cluster {
             "clusters": [{ "name": "e2e", "cluster": { "server": server, "certificate-authority": self.folder.join("pki/ca.crt") } }],
             "users": [{ "name": name, "user": { "token": token.trim() } }],
         });
-        let kubeconfig = self
-            .folder
-            .join(format!("{namespace}-{name}-{}.kubeconfig", node.unwrap_or("any")));
+        let kubeconfig = self.folder.join(format!("{name}.kubeconfig"));
         std::fs::write(&kubeconfig, config.to_string())?;
         Ok(Account {
             cluster: self,

@@ -35,13 +35,16 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
-{{/* What cleans a node: the image and its mounts, without arguments */}}
+{{/*
+What cleans a node: the image and its mounts, without arguments. Both folders have paths of their own here: a mount below one that is
+shared with the node would be made on the node as well, and stay there.
+*/}}
 {{- define "cudaenv.clean" -}}
 image: {{ include "cudaenv.image" (dict "root" . "image" .Values.nodeAgent.image) }}
 imagePullPolicy: {{ .Values.nodeAgent.image.pullPolicy }}
 terminationMessagePolicy: FallbackToLogsOnError
 securityContext: {privileged: true, readOnlyRootFilesystem: true}
 volumeMounts:
-- {name: above, mountPath: {{ dir .Values.stateDir }}, mountPropagation: Bidirectional}
-- {name: kubelet, mountPath: {{ .Values.kubeletDir }}, mountPropagation: HostToContainer}
+- {name: above, mountPath: /node/above, mountPropagation: Bidirectional}
+- {name: kubelet, mountPath: /node/kubelet, mountPropagation: HostToContainer}
 {{- end -}}

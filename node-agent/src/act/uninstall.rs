@@ -37,12 +37,8 @@ pub enum UninstallError {
 /// The step that failed; what is gone already counts as done.
 pub fn execute(step: &Step) -> Result<(), UninstallError> {
     match step {
-        Step::RemoveSocket(path) => {
-            removed(path, fs::remove_file(path))?;
-            // The folder that holds nothing but the socket goes with it; kubelet's own does not, as others are in it.
-            let _others_are_in_it = path.parent().map(fs::remove_dir);
-            Ok(())
-        }
+        // Not the folder that it is in: one is kubelet's own, which watches it for the sockets of others.
+        Step::RemoveSocket(path) => removed(path, fs::remove_file(path)),
         Step::Unmount(path) => {
             rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(|errno| {
                 UninstallError::Unmount {

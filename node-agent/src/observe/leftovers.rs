@@ -49,7 +49,8 @@ struct VolumeData {
 /// # Errors
 /// What could not be looked at.
 pub fn observe(state: &Path, kubelet: &Path, driver: &str) -> Result<Leftovers, LeftoversError> {
-    let socket = kubelet.join("plugins").join(driver).join("csi.sock");
+    let plugin = kubelet.join("plugins").join(driver);
+    let socket = plugin.join("csi.sock");
     let registration = kubelet.join("plugins_registry").join(REGISTRATION_SOCKET);
     let serving = UnixStream::connect(&socket).is_ok();
     let table = mounts::read().map_err(|source| LeftoversError::Mounts { source })?;
@@ -57,8 +58,10 @@ pub fn observe(state: &Path, kubelet: &Path, driver: &str) -> Result<Leftovers, 
         .into_iter()
         .map(|mount| mount.at)
         .filter(|at| at != state && at.starts_with(state));
+    let ours_alone = plugin.is_dir() && entries(&plugin)?.iter().all(|path| *path == socket);
     Ok(Leftovers {
         serving,
+        plugin: ours_alone.then_some(plugin),
         volumes: volumes(&kubelet.join("pods"), driver)?,
         sockets: [registration, socket]
             .into_iter()
@@ -173,5 +176,8 @@ mod tests {
         drop(listener);
         let left = observe(&state, kubelet.path(), "d").unwrap();
         assert_eq!((left.serving, left.sockets), (false, vec![socket]));
+        assert_eq!(left.plugin, Some(folder.clone()));
+        fs::write(folder.join("somebody-elses"), "").unwrap();
+        assert_eq!(observe(&state, kubelet.path(), "d").unwrap().plugin, None);
     }
 }

@@ -56,7 +56,8 @@ pub fn plan(left: &Leftovers, keep_store: bool) -> Result<Next, Published> {
     let sockets = left.sockets.iter().cloned().map(Step::RemoveSocket);
     // What was mounted last is on top.
     let mounts = left.mounts.iter().rev().cloned().map(Step::Unmount);
-    let mut steps: Vec<_> = sockets.chain(mounts).collect();
+    let plugin = left.plugin.clone().map(Step::RemoveFolder);
+    let mut steps: Vec<_> = sockets.chain(plugin).chain(mounts).collect();
     if steps.is_empty() && !keep_store {
         steps.extend(left.store.clone().map(Step::RemoveFolder));
     }
@@ -72,6 +73,7 @@ mod tests {
             serving: false,
             volumes: Vec::new(),
             sockets: vec!["/k/reg.sock".into()],
+            plugin: Some("/k/plugins/d".into()),
             mounts: vec!["/s/views/a/mnt".into(), "/s/views/a/mnt/inner".into()],
             store: Some("/s".into()),
         }
@@ -100,12 +102,14 @@ mod tests {
     fn the_driver_goes_then_mounts_from_the_top_then_the_store() {
         let first = Next::Do(vec![
             Step::RemoveSocket("/k/reg.sock".into()),
+            Step::RemoveFolder("/k/plugins/d".into()),
             Step::Unmount("/s/views/a/mnt/inner".into()),
             Step::Unmount("/s/views/a/mnt".into()),
         ]);
         assert_eq!(plan(&left(), false), Ok(first));
         let unmounted = Leftovers {
             sockets: Vec::new(),
+            plugin: None,
             mounts: Vec::new(),
             ..left()
         };

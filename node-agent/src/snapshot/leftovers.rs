@@ -12,6 +12,8 @@ pub struct Leftovers {
     pub volumes: Vec<PathBuf>,
     /// Sockets, by which kubelet knows the driver.
     pub sockets: Vec<PathBuf>,
+    /// The driver's folder among kubelet's plugins, where nothing else is in it.
+    pub plugin: Option<PathBuf>,
     /// Mounts below the node store, in mount order.
     pub mounts: Vec<PathBuf>,
     /// The node store, if anything lies in it.

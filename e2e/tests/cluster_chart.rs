@@ -64,6 +64,7 @@ fn helm_finds_no_fault_in_the_chart_and_names_a_wrong_value() {
     for (wrong, said) in [
         ("nodeAgent.imag.tag=1", "'imag'"),
         ("kubeletDir=var/lib/kubelet", "/kubeletDir"),
+        ("stateDir=/var/lib/kubelet/cudaenv", "neither may be below"),
         ("operator.replicas=0", "/operator/replicas"),
         ("nodeAgent.image.digest=latest", "/nodeAgent/image/digest"),
         ("nodeAgent.updateStrategy.rollingUpdate.maxSurge=1", "maxSurge"),

@@ -162,6 +162,29 @@ impl Cluster {
         self.signal_api("-CONT")
     }
 
+    /// Refuses all connections to the API server, and breaks those that are there: as where it is not running.
+    pub fn refuse_api(&self) -> Result<()> {
+        let server = self.printed(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"])?;
+        let port = server.rsplit(':').next().unwrap_or_default();
+        let chain = "chain input { type filter hook input priority -10;";
+        self.filter(&format!(
+            "table inet outage {{ {chain} tcp dport {port} reject with tcp reset; }}; }}"
+        ))
+    }
+
+    /// Ends `refuse_api`.
+    pub fn accept_api(&self) -> Result<()> {
+        self.filter("delete table inet outage")
+    }
+
+    /// Changes the packet filter of the cluster's own network.
+    fn filter(&self, rule: &str) -> Result<()> {
+        let cluster = self.inside.context("a cluster without a network of its own")?;
+        let network = format!("--net=/proc/{cluster}/ns/net");
+        finished(Command::new("nsenter").args([&network, "nft", rule]))?;
+        Ok(())
+    }
+
     fn signal_api(&self, signal: &str) -> Result<()> {
         let pid = std::fs::read_to_string(self.folder.join("log/kube-apiserver.pid"))?;
         let mut kill = match self.inside {

@@ -15,6 +15,7 @@ pub mod node;
 pub mod our_writer;
 pub mod parts;
 pub mod programs;
+pub mod readme;
 pub mod real_nix;
 pub mod server;
 pub mod shapes;

@@ -1,7 +1,7 @@
 //! The chart, by real helm: rendered to objects, or installed in a cluster.
 //! It must never repair what helm makes of the templates: a test sees what a user would get.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -81,21 +81,34 @@ impl Helm {
 impl Cluster {
     /// helm as the cluster's administrator, with nothing of the user's own settings.
     pub fn helm(&self, arguments: &[&str]) -> Result<Ended> {
+        ended(self.with_helm("helm")?.args(arguments))
+    }
+
+    /// A line for a shell that finds kubectl and helm, in that folder, as the cluster's administrator.
+    pub fn shell(&self, folder: &Path, line: &str) -> Result<Ended> {
+        let path = format!("{}:/usr/bin:/bin", self.programs.display());
+        let mut shell = self.with_helm("/bin/bash")?;
+        shell.current_dir(folder).env("PATH", path);
+        ended(shell.args(["-euo", "pipefail", "-c", line]))
+    }
+
+    /// A program where the API server can be reached, with helm's own folders in the cluster's.
+    fn with_helm(&self, program: &str) -> Result<Command> {
         let built = programs("helm in a cluster", &["helm"])?.context("helm could not be built")?;
         ensure!(
             built == self.programs,
             "helm is of other sources than the running cluster"
         );
         let home = self.folder.join("helm");
-        let mut helm = self.client("helm");
+        let mut client = self.client(program);
         for (name, part) in [
             ("HELM_CACHE_HOME", "cache"),
             ("HELM_CONFIG_HOME", "config"),
             ("HELM_DATA_HOME", "data"),
         ] {
-            helm.env(name, home.join(part));
+            client.env(name, home.join(part));
         }
-        ended(helm.args(arguments))
+        Ok(client)
     }
 
     /// Installs the chart, or upgrades it, and waits until what it made is ready.

@@ -47,6 +47,19 @@ impl Site {
 
     /// As `start`, with more store paths in the cache.
     pub fn with(check: &str, more: impl FnOnce(&mut Layout) -> Result<()>) -> Result<Option<Self>> {
+        let site = Self::bare(check, more)?;
+        if let Some(site) = &site {
+            site.install()?;
+        }
+        Ok(site)
+    }
+
+    /// As `start`, with nothing installed yet.
+    pub fn empty(check: &str) -> Result<Option<Self>> {
+        Self::bare(check, |_| Ok(()))
+    }
+
+    fn bare(check: &str, more: impl FnOnce(&mut Layout) -> Result<()>) -> Result<Option<Self>> {
         let Some(drivers) = skip::without(check, parts::drivers()) else {
             return Ok(None);
         };
@@ -80,14 +93,12 @@ impl Site {
             return Ok(None);
         };
         let stage = Stage::new(&toolkits, |layout, _| more(layout))?;
-        let site = Self {
+        Ok(Some(Self {
             server: cluster.serve(&stage.cache())?,
             cluster,
             stage,
             _images: archives,
-        };
-        site.install()?;
-        Ok(Some(site))
+        }))
     }
 
     /// Installs the chart and waits until every agent has said what its node is.

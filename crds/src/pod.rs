@@ -94,6 +94,9 @@ pub enum BadReference {
     /// Not a way to make a view.
     #[error("`{0}` is no kind of view: write auto, overlay or plain, or leave it out")]
     View(String),
+    /// A store path, which no pod names.
+    #[error("names a store path: a pod names an environment, whose store paths the author of the environment chose")]
+    StorePath,
     /// Not an attribute of ours.
     #[error("is not known: the attributes are environment, kind and view")]
     Unknown,
@@ -136,8 +139,11 @@ impl VolumeRequest {
             move |problem| BadAttribute { key, problem }
         };
         let ours = |key: &str| [ENVIRONMENT, KIND, VIEW].contains(&key);
-        let foreign = attributes.keys().find(|key| !ours(key) && !key.starts_with(OF_KUBELET));
-        if let Some(key) = foreign {
+        let own = || attributes.iter().filter(|(key, _)| !key.starts_with(OF_KUBELET));
+        if let Some((key, _)) = own().find(|(_, value)| value.starts_with("/nix/store/")) {
+            return Err(bad(key)(BadReference::StorePath));
+        }
+        if let Some((key, _)) = own().find(|(key, _)| !ours(key)) {
             return Err(bad(key)(BadReference::Unknown));
         }
         let name = attributes.get(ENVIRONMENT).filter(|name| !name.is_empty());
@@ -215,6 +221,14 @@ mod tests {
             (
                 vec![name, (KIND, "Pod")],
                 "volumeAttributes.kind: `Pod` is no kind of environment",
+            ),
+            (
+                vec![name, ("storePath", "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-x")],
+                "volumeAttributes.storePath: names a store path",
+            ),
+            (
+                vec![(ENVIRONMENT, "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-x")],
+                "volumeAttributes.environment: names a store path",
             ),
             (vec![name, (VIEW, "")], "volumeAttributes.view: `` is no kind of view"),
             (vec![name, ("a\nb", "x")], r"volumeAttributes.a\nb: is not known"),

@@ -96,9 +96,11 @@ fn asked(namespace: &str, annotations: &Labels, name: &str) -> Result<Environmen
     EnvironmentKey::of_pod(namespace, kind, name).map_err(|problem| Refusal::Annotation {
         annotation: match problem {
             BadReference::Kind(_) => KIND_ANNOTATION,
-            BadReference::Missing | BadReference::Name(_) | BadReference::View(_) | BadReference::Unknown => {
-                ENVIRONMENT_ANNOTATION
-            }
+            BadReference::Missing
+            | BadReference::Name(_)
+            | BadReference::View(_)
+            | BadReference::StorePath
+            | BadReference::Unknown => ENVIRONMENT_ANNOTATION,
         },
         problem,
     })

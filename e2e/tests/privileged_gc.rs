@@ -116,7 +116,8 @@ fn what_is_mounted_or_published_stays_until_it_is_not() {
             format!("{{\"view\":\"{}\",\"target\":\"pod\"}}", views[1].digest),
         )
         .unwrap();
-        view::publish(&views[1].digest, views[1].kind, &store, &target).unwrap();
+        let place = view::Target::below(folder.path(), &target).unwrap();
+        view::publish(&views[1].digest, views[1].kind, &store, &place).unwrap();
         view::unmount_view(&views[1].digest, &store).unwrap();
 
         let plan = collect(&store, greedy).unwrap();
@@ -128,7 +129,7 @@ fn what_is_mounted_or_published_stays_until_it_is_not() {
 
         view::unmount_view(&views[0].digest, &store).unwrap();
         view::unmount_view(&views[2].digest, &store).unwrap();
-        view::unpublish(&target).unwrap();
+        view::unpublish(&place).unwrap();
         fs::remove_file(&volume).unwrap();
         let plan = collect(&store, greedy).unwrap();
         assert_eq!((plan.remove.len(), plan.remove_views.len()), (24, 3));

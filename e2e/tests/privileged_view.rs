@@ -19,7 +19,7 @@ use e2e::{made_up::Closure, skip};
 use node_agent::{
     act::{
         enter,
-        view::{self, Method, Published, ViewError},
+        view::{self, Method, Published, Target, TargetError, ViewError},
     },
     plan::view::{ViewPlan, plan},
     snapshot::view::{BridgeId, ViewKind, ViewRequest},
@@ -233,7 +233,8 @@ fn publishing_twice_changes_nothing_and_unpublishing_leaves_nothing() {
             let digest = node.plan(kind).digest;
             let target = node.folder.path().join("pod/mount");
             fs::create_dir_all(target.parent().unwrap()).unwrap();
-            let publish = || view::publish(&digest, kind, &node.store, &target);
+            let place = Target::below(node.folder.path(), &target).unwrap();
+            let publish = || view::publish(&digest, kind, &node.store, &place);
             assert!(matches!(publish(), Err(ViewError::NotMounted { .. })));
             node.mount(kind, method);
             let before = mounts::read().unwrap();
@@ -244,8 +245,8 @@ fn publishing_twice_changes_nothing_and_unpublishing_leaves_nothing() {
             assert!(flags(&target).contains(want), "{kind:?}: {:?}", flags(&target));
             node.unmount();
             node.check(&target);
-            view::unpublish(&target).unwrap();
-            view::unpublish(&target).unwrap();
+            view::unpublish(&place).unwrap();
+            view::unpublish(&place).unwrap();
             assert!(!target.exists());
             assert_eq!(mounts::read().unwrap().len(), before.len() - 1);
         }
@@ -258,11 +259,27 @@ fn a_target_that_is_a_link_or_in_use_or_not_empty_is_left_alone() {
         let node = Node::new(3);
         node.mount(ViewKind::Overlay, Method::Descriptors);
         let digest = node.plan(ViewKind::Overlay).digest;
-        let publish = |target: &Path| view::publish(&digest, ViewKind::Overlay, &node.store, target);
+        let place = |target: &Path| Target::below(node.folder.path(), target).unwrap();
+        let publish = |target: &Path| view::publish(&digest, ViewKind::Overlay, &node.store, &place(target));
         let (link, victim) = (node.folder.path().join("link"), node.folder.path().join("victim"));
         fs::create_dir(&victim).unwrap();
         std::os::unix::fs::symlink(&victim, &link).unwrap();
-        assert!(publish(&link).is_err());
+        assert!(matches!(
+            publish(&link),
+            Err(ViewError::Target(TargetError::Link { .. }))
+        ));
+        fs::create_dir(victim.join("deep")).unwrap();
+        let through = Target::below(node.folder.path(), &link.join("deep/mount"));
+        assert!(matches!(through, Err(TargetError::Link { .. })), "{through:?}");
+        publish(&victim.join("deep/mount")).unwrap();
+        view::unpublish(&place(&victim.join("deep/mount"))).unwrap();
+        fs::remove_dir(victim.join("deep")).unwrap();
+        let file = node.folder.path().join("file");
+        fs::write(&file, "precious").unwrap();
+        assert!(matches!(
+            publish(&file),
+            Err(ViewError::Target(TargetError::NoFolder { .. }))
+        ));
         assert!(names(&victim).is_empty());
 
         let other = node.folder.path().join("other");
@@ -273,7 +290,13 @@ fn a_target_that_is_a_link_or_in_use_or_not_empty_is_left_alone() {
         let full = node.folder.path().join("full");
         fs::create_dir(&full).unwrap();
         fs::write(full.join("precious"), "x").unwrap();
-        assert!(matches!(view::unpublish(&full), Err(ViewError::RemoveTarget { .. })));
+        for theirs in [&full, &file, &link] {
+            let left = view::unpublish(&place(theirs));
+            assert!(
+                matches!(left, Err(ViewError::Target(TargetError::Full { .. }))),
+                "{left:?}"
+            );
+        }
         assert_eq!(names(&full), ["precious"]);
         assert_eq!(publish(&victim).unwrap(), Published::Now);
     });
@@ -294,11 +317,19 @@ fn a_mounted_view_is_found_again_through_links() {
         view::mount(&plan, &linked).unwrap();
         assert_eq!(mounts::read().unwrap(), before);
         fs::create_dir(node.folder.path().join("pod")).unwrap();
-        let publish = |target: &Path| view::publish(&plan.digest, plan.kind, &linked, target).unwrap();
-        assert_eq!(publish(&link.join("pod/mount")), Published::Now);
-        assert_eq!(publish(&node.folder.path().join("pod/mount")), Published::Before);
-        view::unpublish(&link.join("pod/mount")).unwrap();
-        view::unpublish(&link.join("nowhere/mount")).unwrap();
+        // A link within the base is the machine's owner's.
+        let place = |base: &Path, name: &str| Target::below(base, &base.join(name));
+        let publish = |base: &Path| {
+            let place = place(base, "pod/mount").unwrap();
+            view::publish(&plan.digest, plan.kind, &linked, &place).unwrap()
+        };
+        assert_eq!(publish(&link), Published::Now);
+        assert_eq!(publish(node.folder.path()), Published::Before);
+        view::unpublish(&place(&link, "pod/mount").unwrap()).unwrap();
+        assert!(matches!(
+            place(&link, "nowhere/mount"),
+            Err(TargetError::NoParent { .. })
+        ));
         assert_eq!(mounts::read().unwrap(), before);
     });
 }

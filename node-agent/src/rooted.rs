@@ -58,6 +58,13 @@ impl Root {
         self.regular(self.openat2(path, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?)
     }
 
+    /// Opens the directory `path`, for its name alone, without following any link, not even in the middle.
+    pub fn open_plain_folder(&self, path: &Path) -> io::Result<OwnedFd> {
+        // Without NOFOLLOW, which would have the last link told as no directory instead of as a link.
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        self.openat2(path, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+    }
+
     /// The text of a small file, at most `limit` bytes of it; bytes that are no UTF-8 are replaced.
     pub fn read_text(&self, path: &Path, limit: u64) -> io::Result<String> {
         let mut bytes = Vec::new();

@@ -6,6 +6,7 @@ mod overlay;
 mod plain;
 mod publish;
 mod self_test;
+mod target;
 
 use std::{
     io,
@@ -22,6 +23,7 @@ use rustix::{
 
 pub use publish::{Published, publish, unpublish};
 pub use self_test::{SelfTestError, self_test};
+pub use target::{Target, TargetError};
 
 use crate::{
     plan::view::ViewPlan,
@@ -61,6 +63,8 @@ pub enum ViewError {
     NotMounted { digest: ViewDigest },
     #[error("cannot open `{}` of a mounted view", part.display())]
     Part { part: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Target(#[from] TargetError),
     #[error("cannot open mount target {}", target.display())]
     OpenTarget { target: PathBuf, source: io::Error },
     #[error("something else is mounted at {}", target.display())]
@@ -69,8 +73,6 @@ pub enum ViewError {
     Attach { target: PathBuf, source: io::Error },
     #[error("cannot unmount {}", target.display())]
     Unmount { target: PathBuf, source: io::Error },
-    #[error("cannot remove mount target {}", target.display())]
-    RemoveTarget { target: PathBuf, source: io::Error },
 }
 
 /// How the layers of an overlay are told to the kernel.
@@ -160,8 +162,13 @@ pub fn attach(tree: BorrowedFd<'_>, target: &Path) -> Result<(), ViewError> {
         target: target.to_owned(),
         source: errno.into(),
     })?;
+    attach_to(tree, point.as_fd(), target)
+}
+
+/// As [`attach`], at a folder that is open. `target` is its name for people.
+fn attach_to(tree: BorrowedFd<'_>, point: BorrowedFd<'_>, target: &Path) -> Result<(), ViewError> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(tree, "", &point, "", flags).map_err(|errno| ViewError::Attach {
+    rustix::mount::move_mount(tree, "", point, "", flags).map_err(|errno| ViewError::Attach {
         target: target.to_owned(),
         source: errno.into(),
     })

@@ -6,12 +6,13 @@ use std::{path::PathBuf, sync::Arc};
 use crds::{
     catalogue::{Denied, EnvironmentKey},
     failure::Reason,
+    pod::{BadAttribute, BadReference},
 };
 use tokio::task::JoinError;
 use tonic::{Code, Status};
 
 use crate::{
-    act::view::ViewError,
+    act::view::{TargetError, ViewError},
     plan::volume::{self, BadRequest},
     provision::{ProvisionError, service::Busy},
     report::failure::chain,
@@ -45,6 +46,8 @@ pub enum CallError {
     OtherTarget,
     #[error("something that is not ours is mounted at {}: unmount it on node {node}", target.display())]
     Foreign { target: PathBuf, node: String },
+    #[error("target_path on node {node}")]
+    Target { node: String, source: TargetError },
     #[error("volume_path: this volume is not published at {}", path.display())]
     NotPublished { path: PathBuf },
     #[error(transparent)]
@@ -87,7 +90,13 @@ impl CallError {
             | Self::Displaced
             | Self::Busy(_)
             | Self::Fetching { .. } => None,
-            Self::Foreign { .. } | Self::View { .. } | Self::TakeAway { .. } => Some(Reason::ViewFailed),
+            Self::Target {
+                source: TargetError::Outside { .. } | TargetError::Link { .. } | TargetError::NoFolder { .. },
+                ..
+            } => Some(Reason::BadRequest),
+            Self::Foreign { .. } | Self::Target { .. } | Self::View { .. } | Self::TakeAway { .. } => {
+                Some(Reason::ViewFailed)
+            }
             Self::Provision { source, .. } => Some(source.reason()),
             Self::Store { .. } | Self::TaskDied { .. } => Some(Reason::StoreFailed),
         }
@@ -103,6 +112,15 @@ impl CallError {
                 problem: volume::Problem::Block,
                 ..
             }) => Code::FailedPrecondition,
+            // What nobody may ask for, unlike what makes no sense.
+            Self::BadRequest(BadRequest {
+                problem:
+                    volume::Problem::Attribute(BadAttribute {
+                        problem: BadReference::StorePath,
+                        ..
+                    }),
+                ..
+            }) => Code::PermissionDenied,
             Self::BadRequest(_) => Code::InvalidArgument,
             Self::Denied(Denied::NotFound { .. }) | Self::NotPublished { .. } => Code::NotFound,
             Self::Denied(Denied::Invalid { .. } | Denied::Cache { .. } | Denied::NoCache { .. }) => {
@@ -112,6 +130,7 @@ impl CallError {
             Self::UnderWay | Self::Displaced | Self::Busy(_) | Self::Fetching { .. } => Code::Aborted,
             Self::OtherArguments => Code::AlreadyExists,
             Self::OtherTarget | Self::Foreign { .. } => Code::FailedPrecondition,
+            Self::Target { source, .. } => of_target(source),
             Self::Provision { source, .. } => of_reason(source.reason()),
             Self::View { .. } | Self::TakeAway { .. } | Self::Store { .. } | Self::TaskDied { .. } => Code::Internal,
         }
@@ -135,6 +154,18 @@ impl CallError {
             text.push_str(" …");
         }
         text
+    }
+}
+
+fn of_target(error: &TargetError) -> Code {
+    match error {
+        TargetError::Outside { .. } | TargetError::Link { .. } | TargetError::NoFolder { .. } => Code::InvalidArgument,
+        // Somebody must make the folder, or take away what is not ours.
+        TargetError::NoParent { .. } | TargetError::Full { .. } => Code::FailedPrecondition,
+        TargetError::Reach { .. }
+        | TargetError::Make { .. }
+        | TargetError::Unmount { .. }
+        | TargetError::Remove { .. } => Code::Internal,
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{Volumes, failure::CallError, flights::Flight};
 use crate::{
-    act::view::{self, ViewError},
+    act::view::{self, Target, ViewError},
     plan::{
         self,
         volume::{self, Asked, OnRecord, Publish, Step},
@@ -61,8 +61,7 @@ impl Volumes {
     /// What was mounted, or nothing where it was there.
     async fn published(&self, publish: &Publish, deadline: Instant) -> Result<Option<VolumeRecord>, CallError> {
         let flight = self.flights.begin(&publish.id).ok_or(CallError::UnderWay)?;
-        let (store, wanted) = (self.store().clone(), publish.clone());
-        let (step, record) = self.blocking(move || look(&store, &wanted)).await?;
+        let (step, record) = self.look(publish).await?;
         match (step, record) {
             (Step::Nothing, _) => return Ok(None),
             (Step::Conflict, _) => return Err(CallError::OtherArguments),
@@ -83,17 +82,25 @@ impl Volumes {
         self.make(publish, flight, deadline).await.map(Some)
     }
 
+    /// What is on record and mounted, and what is to be done.
+    async fn look(&self, publish: &Publish) -> Result<(Step, Option<VolumeRecord>), CallError> {
+        let (store, pods, wanted) = (self.store().clone(), self.parts.pods.clone(), publish.clone());
+        self.blocking_view(move || look(&store, &pods, &wanted)).await
+    }
+
     /// Mounts what is on record once more; nothing where its files are gone, so that it must be made anew.
     async fn mount_again(&self, record: VolumeRecord) -> Result<Option<VolumeRecord>, CallError> {
         let (store, label) = (self.store().clone(), self.parts.selinux_label.clone());
+        let pods = self.parts.pods.clone();
         let mounted = self.blocking_view(move || {
             let Some(held) = store.view_record(&record.view)? else {
                 return Ok(None);
             };
             let plan = plan::view::of_built(record.view.clone(), record.kind, held.bridge, held.paths, label);
-            view::unpublish(&record.target)?;
+            let target = Target::below(&pods, &record.target)?;
+            view::unpublish(&target)?;
             let mounted = view::mount(&plan, &store).and_then(|()| {
-                view::publish(&record.view, record.kind, &store, &record.target)?;
+                view::publish(&record.view, record.kind, &store, &target)?;
                 Ok(())
             });
             match mounted {
@@ -126,16 +133,13 @@ impl Volumes {
         };
         let variants = record.variants.clone().into_iter().collect();
         self.tell_of(publish, What::Selected { variants });
-        let store = self.store().clone();
+        let (store, pods) = (self.store().clone(), self.parts.pods.clone());
         // The right to the volume goes along: a caller that leaves does not let another one in between.
         let mounted = self.blocking_view(move || {
             let _flight = flight;
-            let done = mount(&record, &provisioned, &store);
-            if done.is_err() {
-                // An error that kubelet takes for final must leave nothing behind; what cannot be removed is told by it.
-                let _ = view::unpublish(&record.target);
-                let _ = store.forget_volume(&record.volume, &record.target);
-            }
+            let done = Target::below(&pods, &record.target)
+                .map_err(ViewError::from)
+                .and_then(|target| mount(&record, &provisioned, &store, &target));
             // The last of those who waited for this view ends its lease: the record keeps the view now.
             if let Some(Provisioned { lease, .. }) = Arc::into_inner(provisioned) {
                 lease.end()?;
@@ -243,9 +247,13 @@ impl Volumes {
         let done = spawn_blocking(work)
             .await
             .map_err(|source| CallError::TaskDied { source })?;
-        done.map_err(|source| CallError::View {
-            node: self.parts.node_name.clone(),
-            source,
+        let node = self.parts.node_name.clone();
+        done.map_err(|source| {
+            if let ViewError::Target(source) = source {
+                CallError::Target { node, source }
+            } else {
+                CallError::View { node, source }
+            }
         })
     }
 }
@@ -257,10 +265,14 @@ fn fetching(progress: Progress) -> What {
     }
 }
 
-/// What is on record and mounted, and what is to be done.
-fn look(store: &NodeStore, publish: &Publish) -> Result<(Step, Option<VolumeRecord>), crate::store::StoreError> {
+fn look(store: &NodeStore, pods: &Path, publish: &Publish) -> Result<(Step, Option<VolumeRecord>), ViewError> {
     let mut records = store.volume(&publish.id)?;
-    let table = mounts::read()?;
+    let target = Target::below(pods, &publish.target)?;
+    let (table, at) = (mounts::read()?, target.at()?);
+    let mounted = mounts::mounted_at(&table, &at);
+    if mounted.is_none() {
+        target.is_free()?;
+    }
     let on_record: Vec<_> = records
         .iter()
         .map(|record| OnRecord {
@@ -268,26 +280,38 @@ fn look(store: &NodeStore, publish: &Publish) -> Result<(Step, Option<VolumeReco
             fingerprint: &record.fingerprint,
         })
         .collect();
-    let step = volume::decide(publish, &on_record, mounts::mounted_at(&table, &real(&publish.target)));
+    let step = volume::decide(publish, &on_record, mounted);
     let here = records.iter().position(|record| record.target == publish.target);
     Ok((step, here.map(|index| records.swap_remove(index))))
 }
 
-/// As the mount table names it.
-pub(super) fn real(target: &Path) -> std::path::PathBuf {
-    let real = target.parent().and_then(|parent| parent.canonicalize().ok());
-    let named = real.zip(target.file_name()).map(|(parent, name)| parent.join(name));
-    named.unwrap_or_else(|| target.to_owned())
+/// On record first, then mounted, then looked at. An error that kubelet takes for final leaves nothing behind; what cannot
+/// be removed is told by it.
+fn mount(
+    record: &VolumeRecord,
+    provisioned: &Provisioned,
+    store: &NodeStore,
+    target: &Target,
+) -> Result<(), ViewError> {
+    let done = sealed(record, provisioned, store, target);
+    if done.is_err() {
+        let _ = view::unpublish(target);
+        let _ = store.forget_volume(&record.volume, &record.target);
+    }
+    done
 }
 
-/// On record first, then mounted, then looked at.
-fn mount(record: &VolumeRecord, provisioned: &Provisioned, store: &NodeStore) -> Result<(), ViewError> {
+fn sealed(
+    record: &VolumeRecord,
+    provisioned: &Provisioned,
+    store: &NodeStore,
+    target: &Target,
+) -> Result<(), ViewError> {
     store.keep_volume(record)?;
     view::mount(&provisioned.view, store)?;
-    view::publish(&record.view, record.kind, store, &record.target)?;
-    let table = mounts::read()?;
-    let sealed = mounts::mounted_at(&table, &real(&record.target))
-        .is_some_and(|mount| mount.options.iter().any(|option| option == "ro"));
+    view::publish(&record.view, record.kind, store, target)?;
+    let (table, at) = (mounts::read()?, target.at()?);
+    let sealed = mounts::mounted_at(&table, &at).is_some_and(|mount| mount.options.iter().any(|option| option == "ro"));
     if sealed {
         Ok(())
     } else {

@@ -15,7 +15,7 @@ use super::{Volumes, wall_clock};
 use crate::{
     act::{
         self,
-        view::{self, ViewError},
+        view::{self, Target, TargetError, ViewError},
     },
     plan::{
         collect::{self, Room},
@@ -78,7 +78,7 @@ pub fn sweep(store: &NodeStore, pods: &Path, most: Option<u64>, now: SystemTime)
     let plan = look(store, pods, now)?;
     let mut failed = None;
     for step in &plan.steps {
-        if let Err(error) = take(step, store) {
+        if let Err(error) = take(step, store, pods) {
             failed.get_or_insert(error);
         }
     }
@@ -98,12 +98,14 @@ fn look(store: &NodeStore, pods: &Path, now: SystemTime) -> Result<SweepPlan, Sw
     let records = store.volume_records().map_err(of_store)?;
     let state = store.state().map_err(of_store)?;
     let mounts = mounts::read().map_err(of_store)?;
+    let named = pods;
     let pods = &fs::canonicalize(pods).unwrap_or_else(|_| pods.to_owned());
     let pod_uids = uids(pods)?;
     let found = Found {
         records: &records,
         mounts: &mounts,
         pods,
+        named,
         pod_uids: &pod_uids,
         store: &state,
         views: &store.layout().views(),
@@ -123,22 +125,30 @@ fn uids(pods: &Path) -> Result<BTreeSet<String>, SweepError> {
     Ok(uids)
 }
 
-fn take(step: &Sweep, store: &NodeStore) -> Result<(), SweepError> {
-    let unmount = |target: &Path| {
+fn take(step: &Sweep, store: &NodeStore, pods: &Path) -> Result<(), SweepError> {
+    let unmount = |pods: &Path, target: &Path| {
         tracing::info!(volume.path = %target.display(), "taking away the volume of a pod that is gone");
-        view::unpublish(target).map_err(|source| SweepError::Unmount {
+        let done = match Target::below(pods, target) {
+            // With its folder went whatever was mounted there.
+            Err(TargetError::NoParent { .. }) => Ok(()),
+            found => found
+                .map_err(ViewError::from)
+                .and_then(|target| view::unpublish(&target)),
+        };
+        done.map_err(|source| SweepError::Unmount {
             target: target.to_owned(),
             source,
         })
     };
     match step {
         Sweep::Forget { volume, target } => {
-            unmount(target)?;
+            unmount(pods, target)?;
             store
                 .forget_volume(volume, target)
                 .map_err(|source| SweepError::Store { source })
         }
-        Sweep::Unmount { target } => unmount(target),
+        // As the mount table names it, which knows no links.
+        Sweep::Unmount { target } => unmount(Path::new("/"), target),
         Sweep::UnmountView { view } => view::unmount_view(view, store).map_err(|source| SweepError::View { source }),
     }
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use tokio::{task::spawn_blocking, time::Instant};
 
-use super::{Volumes, failure::CallError, publish::real};
+use super::{Parts, Volumes, failure::CallError};
 use crate::{
-    act::view,
+    act::view::{self, Target, TargetError, ViewError},
     plan::volume::{self, is_ours},
     snapshot::{
         happening::{Happening, What},
@@ -23,10 +23,11 @@ impl Volumes {
         let id = volume::volume_id(volume_id)?;
         let target = volume::target_path(target, &self.parts.pods)?;
         let flight = self.flights.displace(&id).await.ok_or(CallError::UnderWay)?;
-        let (store, node) = (self.store().clone(), self.parts.node_name.clone());
+        let (volumes, store) = (self.clone(), self.store().clone());
         let record = spawn_blocking(move || {
             let _flight = flight;
-            take_away(&store, &id, &target, &node)
+            let Parts { pods, node_name, .. } = &*volumes.parts;
+            take_away(&store, &id, (pods, &target), node_name)
         });
         let record = record.await.map_err(|source| CallError::TaskDied { source })??;
         self.tell(Happening {
@@ -57,7 +58,12 @@ impl Volumes {
 }
 
 /// The mount goes first and the record last: a crash in between leaves a record that explains what is there.
-fn take_away(store: &NodeStore, id: &VolumeId, target: &Path, node: &str) -> Result<Option<VolumeRecord>, CallError> {
+fn take_away(
+    store: &NodeStore,
+    id: &VolumeId,
+    (pods, target): (&Path, &Path),
+    node: &str,
+) -> Result<Option<VolumeRecord>, CallError> {
     let of_store = |source| CallError::Store {
         node: node.to_owned(),
         source,
@@ -67,20 +73,33 @@ fn take_away(store: &NodeStore, id: &VolumeId, target: &Path, node: &str) -> Res
         tracing::warn!(volume.id = %id, error = %error, "the volume's record cannot be read");
         Vec::new()
     });
-    let table = mounts::read().map_err(of_store)?;
-    let foreign = mounts::mounted_at(&table, &real(target)).is_some_and(|mount| !is_ours(mount));
-    if foreign {
-        return Err(CallError::Foreign {
-            target: target.to_owned(),
-            node: node.to_owned(),
-        });
+    match unmounted(pods, target) {
+        // The folder that it was in is gone, and with it anything that could be mounted there.
+        Ok(()) | Err(ViewError::Target(TargetError::NoParent { .. })) => {}
+        Err(ViewError::TargetBusy { target }) => {
+            let node = node.to_owned();
+            return Err(CallError::Foreign { target, node });
+        }
+        Err(ViewError::Target(source)) => {
+            let node = node.to_owned();
+            return Err(CallError::Target { node, source });
+        }
+        Err(source) => {
+            let node = node.to_owned();
+            return Err(CallError::TakeAway { node, source });
+        }
     }
-    view::unpublish(target).map_err(|source| CallError::TakeAway {
-        node: node.to_owned(),
-        source,
-    })?;
     store.forget_volume(id, target).map_err(of_store)?;
     Ok(records.into_iter().find(|record| record.target == target))
+}
+
+fn unmounted(pods: &Path, target: &Path) -> Result<(), ViewError> {
+    let target = Target::below(pods, target)?;
+    let (table, at) = (mounts::read()?, target.at()?);
+    if mounts::mounted_at(&table, &at).is_some_and(|mount| !is_ours(mount)) {
+        return Err(ViewError::TargetBusy { target: at });
+    }
+    view::unpublish(&target)
 }
 
 fn bytes_of(store: &NodeStore, id: &VolumeId, path: &Path) -> Result<Option<u64>, StoreError> {

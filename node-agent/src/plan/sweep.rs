@@ -29,6 +29,8 @@ pub struct Found<'a> {
     pub mounts: &'a [Mount],
     /// kubelet's folder of pods, as the mount table names it.
     pub pods: &'a Path,
+    /// The same, as kubelet and so the records name it: a link may be on the way to it.
+    pub named: &'a Path,
     /// The uids of the pods that kubelet has a folder for.
     pub pod_uids: &'a BTreeSet<String>,
     /// The node store.
@@ -71,6 +73,10 @@ pub struct SweepPlan {
 /// Plans a sweep.
 pub fn plan(found: &Found<'_>, now: SystemTime) -> SweepPlan {
     let mut plan = SweepPlan::default();
+    let real = |target: &Path| match target.strip_prefix(found.named) {
+        Ok(rest) => found.pods.join(rest),
+        Err(_) => target.to_owned(),
+    };
     let lives = |target: &Path| {
         let uid = target
             .strip_prefix(found.pods)
@@ -81,7 +87,7 @@ pub fn plan(found: &Found<'_>, now: SystemTime) -> SweepPlan {
     };
     let mut shown = BTreeSet::new();
     for record in found.records {
-        if lives(&record.target) {
+        if lives(&real(&record.target)) {
             shown.insert(&record.view);
         } else {
             plan.steps.push(Sweep::Forget {
@@ -94,8 +100,8 @@ pub fn plan(found: &Found<'_>, now: SystemTime) -> SweepPlan {
         .mounts
         .iter()
         .filter(|mount| is_ours(mount) && mount.at.starts_with(found.pods));
-    let known: BTreeSet<&Path> = found.records.iter().map(|record| record.target.as_path()).collect();
-    for mount in ours.filter(|mount| !known.contains(mount.at.as_path())) {
+    let known: BTreeSet<PathBuf> = found.records.iter().map(|record| real(&record.target)).collect();
+    for mount in ours.filter(|mount| !known.contains(&mount.at)) {
         // What a container runtime mounted deeper inside, such as a `subPath`, is kubelet's to take away.
         if !is_target(&mount.at, found.pods) {
             continue;
@@ -144,6 +150,8 @@ mod tests {
     use crate::snapshot::{happening::Pod, store::BuiltView, view::ViewKind};
 
     const PODS: &str = "/var/lib/kubelet/pods";
+    /// A link to the folder that `PODS` is in is on the way.
+    const NAMED: &str = "/var/lib/linked/pods";
     const VIEWS: &str = "/var/lib/cudaenv/views";
 
     fn target(uid: &str) -> PathBuf {
@@ -200,9 +208,12 @@ mod tests {
     #[test]
     fn what_kubelet_forgot_goes_and_what_a_pod_has_stays() {
         let now = SystemTime::UNIX_EPOCH + 10 * IDLE_VIEW;
-        let records = [record("lives", "a"), record("gone", "b")];
+        let mut linked = record("linked", "d");
+        linked.target = linked.target.to_str().unwrap().replace(PODS, NAMED).into();
+        let records = [linked, record("lives", "a"), record("gone", "b")];
         let mounts = [
             mount(target("lives"), "cudaenv"),
+            mount(target("linked"), "cudaenv"),
             mount(target("gone"), "cudaenv"),
             mount(target("orphan"), "cudaenv"),
             mount(target("foreign"), "overlay"),
@@ -220,11 +231,12 @@ mod tests {
             ],
             ..StoreState::default()
         };
-        let pod_uids = BTreeSet::from(["lives".to_owned()]);
+        let pod_uids = ["lives", "linked"].map(str::to_owned).into();
         let mut found = Found {
             records: &records,
             mounts: &mounts,
             pods: Path::new(PODS),
+            named: Path::new(NAMED),
             pod_uids: &pod_uids,
             store: &store,
             views: Path::new(VIEWS),
@@ -245,7 +257,8 @@ mod tests {
             (&expected[..], &[][..])
         );
 
-        found.records = &records[1..];
+        let without = [records[0].clone(), records[2].clone()];
+        found.records = &without;
         let swept = plan(&found, now);
         assert_eq!(
             swept.unexplained,

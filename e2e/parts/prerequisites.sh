@@ -21,6 +21,7 @@ if [ "$(id -u)" = 0 ]; then   # a whole cluster needs root
   needs busybox busybox-static
   needs lowntfs-3g ntfs-3g   # a file system that folds case, whatever the kernel has
   needs pkg-config pkg-config
+  needs strace strace   # kills the agent at a system call of one's choice
   [ -e /usr/include/seccomp.h ] || packages+=(libseccomp-dev)
 fi
 [ ${#packages[@]} -gt 0 ] || exit 0

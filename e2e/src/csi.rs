@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -22,7 +23,7 @@ use node_agent::{
     },
     store::mounts::{self, Mount},
 };
-use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -138,6 +139,11 @@ impl Machine {
 
     /// Starts the agent and waits until it answers.
     pub fn start(&self) -> Result<Agent> {
+        self.start_in(&self.path("kubelet"))
+    }
+
+    /// As `start`, with that name for kubelet's folder.
+    pub fn start_in(&self, kubelet: &Path) -> Result<Agent> {
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut command = Command::new("unshare");
         command
@@ -160,7 +166,7 @@ impl Machine {
             .arg("--state")
             .arg(self.path("state"))
             .arg("--kubelet-dir")
-            .arg(self.path("kubelet"));
+            .arg(kubelet);
         Agent::start(command, self.socket(), self.path("agent.log"))
     }
 
@@ -207,15 +213,41 @@ impl Machine {
         names(&self.path("state/volumes"))
     }
 
-    /// That no mount, record, staged file, or folder of a pod is left.
+    /// Waits for something that comes by itself, and fails where it does not within a minute.
+    #[track_caller]
+    pub fn until(&self, what: &str, so: impl Fn() -> bool) {
+        for _ in 0..600 {
+            if so() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        unreachable!("not within a minute: {what}");
+    }
+
+    /// That no mount, record or folder of a pod is left, nor, after a while, a staged file: the agent tests itself there.
     pub fn is_tidy(&self) -> Result<()> {
-        let (mounts, records) = (self.mounted()?, self.records()?);
-        let (pods, staging) = (names(&self.pods())?, names(&self.path("state/staging"))?);
+        let (mounts, records, pods) = (self.mounted()?, self.records()?, names(&self.pods())?);
         ensure!(
-            mounts.is_empty() && records.is_empty() && pods.is_empty() && staging.is_empty(),
-            "left behind: {mounts:?}, records {records:?}, pods {pods:?}, staged {staging:?}"
+            mounts.is_empty() && records.is_empty() && pods.is_empty(),
+            "left behind: {mounts:?}, records {records:?}, pods {pods:?}"
         );
+        let staging = self.path("state/staging");
+        self.until("nothing is staged", || {
+            names(&staging).is_ok_and(|names| names.is_empty())
+        });
         Ok(())
+    }
+}
+
+impl Drop for Machine {
+    /// A folder with something mounted on it would stay.
+    fn drop(&mut self) {
+        let here = self.folder.path();
+        let all = mounts::read().unwrap_or_default();
+        for mount in all.iter().rev().filter(|mount| mount.at.starts_with(here)) {
+            let _ = unmount(&mount.at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        }
     }
 }
 

@@ -73,6 +73,17 @@ impl Agent {
         Ok(Client { runtime, channel })
     }
 
+    /// Whether it ended by itself, given ten seconds.
+    pub fn is_gone(&mut self) -> Result<bool> {
+        for _ in 0..200 {
+            if self.process.try_wait()?.is_some() {
+                return Ok(true);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(false)
+    }
+
     /// Ends it without a chance to clean up.
     pub fn kill(mut self) -> Result<()> {
         self.process.kill()?;
@@ -118,6 +129,11 @@ impl Client {
     /// The Node service, for calls at the same time.
     pub fn node(&self) -> NodeClient<Channel> {
         NodeClient::new(self.channel.clone())
+    }
+
+    /// The connection, for calls of any kind.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Waits for calls.

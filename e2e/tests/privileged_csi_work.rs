@@ -1,0 +1,426 @@
+//! The real agent at work: many pods at once, a fetch that takes longer than a call, kills at every system call that changes
+//! something, a reboot, and a churn. It must never clean up in the agent's place.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use e2e::{
+    csi::{self, Agent, Client, Machine, Volume},
+    made_up::Closure,
+    server::Server,
+    skip,
+};
+use node_agent::csi::messages::csi::NodePublishVolumeRequest;
+use rustix::mount::{UnmountFlags, unmount};
+use tokio::task::JoinSet;
+use tonic::{Code, Request, Status};
+
+/// Publishes all at the same time.
+fn together(client: &Client, requests: Vec<NodePublishVolumeRequest>) -> Vec<Result<(), Status>> {
+    client.wait(async {
+        let mut calls = JoinSet::new();
+        for request in requests {
+            let mut node = client.node();
+            calls.spawn(async move { node.node_publish_volume(request).await.map(drop) });
+        }
+        calls.join_all().await
+    })
+}
+
+fn check(closure: &Closure, volume: &Volume) {
+    for member in closure.members() {
+        let place = volume.target.join("nix/store").join(member.path.base_name());
+        member.check(&place).unwrap();
+    }
+}
+
+/// Takes volumes away as kubelet does; afterwards nothing is left.
+fn take_away(machine: &Machine, client: &Client, volumes: &[Volume]) {
+    for volume in volumes {
+        client.unpublish(volume.unpublish()).unwrap();
+        machine.remove(volume).unwrap();
+    }
+    machine.is_tidy().unwrap();
+}
+
+/// How often each archive was asked for, and how many bytes of them were sent.
+fn fetched(server: &Server) -> (BTreeMap<String, usize>, u64) {
+    let (mut times, mut bytes) = (BTreeMap::new(), 0);
+    for access in server.log().iter().filter(|access| access.path.starts_with("/nar/")) {
+        *times.entry(access.path.clone()).or_default() += 1;
+        bytes += access.bytes;
+    }
+    (times, bytes)
+}
+
+fn archive_bytes(machine: &Machine) -> u64 {
+    let archives = fs::read_dir(machine.path("cache/nar")).unwrap();
+    archives.map(|archive| archive.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn forty_pods_at_once_are_one_fetch_of_each_path() {
+    csi::on_a_machine("forty pods at once", |machine| {
+        let closure = Closure::new("tools", 20, 20_000).unwrap();
+        let server = machine.offer(&[("tools", &closure)], None).unwrap();
+        let agent = machine.start().unwrap();
+        let client = agent.client().unwrap();
+        let volumes: Vec<_> = (0..40)
+            .map(|pod| machine.volume(&format!("pod-{pod}")).unwrap())
+            .collect();
+        let requests = volumes.iter().map(|volume| volume.publish("tools")).collect();
+        for done in together(&client, requests) {
+            done.unwrap();
+        }
+        let (times, bytes) = fetched(&server);
+        assert!(
+            times.len() == 20 && times.values().all(|times| *times == 1),
+            "{times:?}"
+        );
+        assert_eq!(bytes, archive_bytes(machine));
+        assert_eq!(
+            (machine.mounted().unwrap().len(), machine.records().unwrap().len()),
+            (40, 40)
+        );
+        volumes.iter().for_each(|volume| check(&closure, volume));
+        take_away(machine, &client, &volumes);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_fetch_longer_than_a_call_goes_on_between_calls_and_takes_no_byte_twice() {
+    csi::on_a_machine("a fetch longer than a call", |machine| {
+        let closure = Closure::new("tools", 3, 1 << 20).unwrap();
+        let server = machine.offer(&[("tools", &closure)], Some(200_000)).unwrap();
+        let agent = machine.start().unwrap();
+        let client = agent.client().unwrap();
+        let volume = machine.volume("patient").unwrap();
+        let call = |patience| {
+            let mut request = Request::new(volume.publish("tools"));
+            request.set_timeout(patience);
+            let mut node = client.node();
+            client.wait(node.node_publish_volume(request)).map(drop)
+        };
+        // Not held long enough, twice; the caller is told how far it is, and left with nothing.
+        for _ in 0..2 {
+            let status = call(Duration::from_secs(1)).unwrap_err();
+            assert_eq!(status.code(), Code::Aborted, "{status:?}");
+            assert!(status.message().contains("it goes on"), "{status:?}");
+            assert!(machine.mounted().unwrap().is_empty() && machine.records().unwrap().is_empty());
+        }
+        // Given up by the caller, which says nothing to the agent but that.
+        client.wait(async {
+            let mut node = client.node();
+            let call = node.node_publish_volume(volume.publish("tools"));
+            tokio::time::timeout(Duration::from_millis(300), call)
+                .await
+                .unwrap_err();
+        });
+        // Held until it is there. The call that was given up may be on its way out still.
+        let mut done = call(Duration::from_secs(120));
+        while let Err(status) = done {
+            assert_eq!(status.code(), Code::Aborted, "{status:?}");
+            done = call(Duration::from_secs(120));
+        }
+        check(&closure, &volume);
+        let (times, bytes) = fetched(&server);
+        assert!(times.values().all(|times| *times == 1), "{times:?}");
+        assert_eq!(bytes, archive_bytes(machine));
+        take_away(machine, &client, &[volume]);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_pod_that_goes_while_its_closure_is_fetched_does_not_wait_for_it() {
+    csi::on_a_machine("a pod that goes during a fetch", |machine| {
+        let closure = Closure::new("tools", 3, 1 << 20).unwrap();
+        let server = machine.offer(&[("tools", &closure)], Some(400_000)).unwrap();
+        let agent = machine.start().unwrap();
+        let client = agent.client().unwrap();
+        let [goes, stays] = ["goes", "stays"].map(|uid| machine.volume(uid).unwrap());
+        client.wait(async {
+            let mut calls = JoinSet::new();
+            for volume in [&goes, &stays] {
+                let (mut node, request) = (client.node(), volume.publish("tools"));
+                let goes = volume == &goes;
+                calls.spawn(async move { (goes, node.node_publish_volume(request).await.map(drop)) });
+            }
+            while fetched(&server).0.is_empty() && server.log().len() < 3 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let mut node = client.node();
+            node.node_unpublish_volume(goes.unpublish()).await.unwrap();
+            let first = calls.join_next().await.unwrap().unwrap();
+            assert!(first.0, "the one that goes is answered first: {first:?}");
+            assert_eq!(first.1.unwrap_err().code(), Code::Aborted);
+            calls.join_next().await.unwrap().unwrap().1.unwrap();
+        });
+        machine.remove(&goes).unwrap();
+        check(&closure, &stays);
+        take_away(machine, &client, &[stays]);
+    })
+    .unwrap();
+}
+
+/// The system calls by which publishing and taking away change something, or wait for the disk.
+const CALLS: [&str; 11] = [
+    "mkdirat",
+    "mkdir",
+    "rename",
+    "renameat",
+    "fsync",
+    "fsopen",
+    "fsmount",
+    "open_tree",
+    "move_mount",
+    "umount2",
+    "unlinkat",
+];
+
+/// strace, attached to the agent until dropped; it kills the agent when a thread of it makes that call for the n-th time.
+struct Killer(Child);
+
+impl Killer {
+    fn attach(agent: &Agent, call: &str, time: usize) -> Self {
+        let mut strace = Command::new("strace")
+            .args([
+                "-f",
+                "-e",
+                &format!("trace={call}"),
+                "-e",
+                &format!("inject={call}:signal=KILL:when={time}"),
+            ])
+            .args(["-o", "/dev/null", "-p", &agent.id().to_string()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It says `Process N attached` for the agent as a whole, with the number of its threads.
+        let mut said = String::new();
+        BufReader::new(strace.stderr.as_mut().unwrap())
+            .read_line(&mut said)
+            .unwrap();
+        assert!(said.contains("attached"), "{said}");
+        Self(strace)
+    }
+}
+
+impl Drop for Killer {
+    fn drop(&mut self) {
+        // Without it the agent goes on. Asked politely, strace may wait for ever for a thread that it had killed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_agent_killed_at_any_call_that_changes_something_is_followed_by_one_that_finishes_the_work() {
+    let check_name = "an agent killed at system calls";
+    let strace = Command::new("strace")
+        .arg("-V")
+        .output()
+        .map_err(|_| "strace is not installed");
+    if skip::without(check_name, strace).is_none() {
+        return;
+    }
+    csi::on_a_machine(check_name, |machine| {
+        let closure = Closure::new("tools", 3, 2000).unwrap();
+        let _server = machine.offer(&[("tools", &closure)], None).unwrap();
+        let volume = || machine.volume("killed").unwrap();
+        let mut agent = machine.start().unwrap();
+        agent.client().unwrap().publish(volume().publish("tools")).unwrap();
+        take_away(machine, &agent.client().unwrap(), &[volume()]);
+        let mut kills = BTreeMap::new();
+        for call in CALLS {
+            for publishing in [true, false] {
+                for time in 1.. {
+                    let was = agent.id();
+                    agent = killed_at(machine, agent, (call, time), publishing);
+                    check(&closure, &volume());
+                    assert_eq!(machine.mounted().unwrap().len(), 1, "{call} {time}");
+                    assert_eq!(machine.records().unwrap().len(), 1, "{call} {time}");
+                    take_away(machine, &agent.client().unwrap(), &[volume()]);
+                    if was == agent.id() {
+                        break;
+                    }
+                    *kills.entry((call, publishing)).or_insert(0) += 1;
+                }
+            }
+        }
+        println!("killed at: {kills:?}");
+        assert!(kills.values().sum::<usize>() >= 10, "{kills:?}");
+    })
+    .unwrap();
+}
+
+/// Publishes, and takes away where that is what is to be killed; the agent dies at the call, if it makes it so often, and
+/// another takes its place. In the end the volume is published.
+fn killed_at(machine: &Machine, mut agent: Agent, (call, time): (&str, usize), publishing: bool) -> Agent {
+    let volume = machine.volume("killed").unwrap();
+    let client = agent.client().unwrap();
+    if publishing {
+        // The view too is mounted anew.
+        forget_views(machine);
+    } else {
+        client.publish(volume.publish("tools")).unwrap();
+    }
+    let killer = Killer::attach(&agent, call, time);
+    let done = if publishing {
+        client.publish(volume.publish("tools"))
+    } else {
+        client.unpublish(volume.unpublish())
+    };
+    drop(killer);
+    let agent = match done {
+        Ok(()) => agent,
+        Err(status) => {
+            assert!(
+                agent.is_gone().unwrap(),
+                "{call} {time}: {status:?}\n{}",
+                agent.log_text()
+            );
+            machine.start().unwrap()
+        }
+    };
+    let client = agent.client().unwrap();
+    if !publishing {
+        client.unpublish(volume.unpublish()).unwrap();
+        assert!(
+            !volume.target.exists() && machine.records().unwrap().is_empty(),
+            "{call} {time}"
+        );
+    }
+    let volume = machine.volume("killed").unwrap();
+    client.publish(volume.publish("tools")).unwrap();
+    agent
+}
+
+/// Unmounts what the agent binds to targets, as a reboot does.
+fn forget_views(machine: &Machine) {
+    let table = node_agent::store::mounts::read().unwrap();
+    let views = machine.path("state/views");
+    for mount in table.iter().rev().filter(|mount| mount.at.starts_with(&views)) {
+        unmount(&mount.at, UnmountFlags::empty()).unwrap();
+    }
+}
+
+#[test]
+fn after_a_reboot_pods_get_their_volumes_back_without_a_fetch_and_what_is_gone_is_forgotten() {
+    csi::on_a_machine("a reboot", |machine| {
+        let closure = Closure::new("tools", 5, 2000).unwrap();
+        let server = machine.offer(&[("tools", &closure)], None).unwrap();
+        let volumes: Vec<_> = (0..6)
+            .map(|pod| machine.volume(&format!("pod-{pod}")).unwrap())
+            .collect();
+        let agent = machine.start().unwrap();
+        let client = agent.client().unwrap();
+        volumes
+            .iter()
+            .for_each(|volume| client.publish(volume.publish("tools")).unwrap());
+        // Killed alone, its mount namespace gone with it, it takes nothing from the pods.
+        agent.kill().unwrap();
+        volumes.iter().for_each(|volume| check(&closure, volume));
+        for mount in machine.mounted().unwrap() {
+            unmount(&mount.at, UnmountFlags::empty()).unwrap();
+        }
+        forget_views(machine);
+        let (come_back, gone) = volumes.split_at(4);
+        for volume in gone {
+            fs::remove_dir_all(machine.pods().join(&volume.uid)).unwrap();
+        }
+        drop(server);
+        let agent = machine.start().unwrap();
+        let client = agent.client().unwrap();
+        machine.until("what is gone is forgotten", || machine.records().unwrap().len() == 4);
+        // One is taken away without having come back; the cache is away.
+        let (first, rest) = come_back.split_first().unwrap();
+        client.unpublish(first.unpublish()).unwrap();
+        machine.remove(first).unwrap();
+        for volume in rest {
+            client.publish(volume.publish("tools")).unwrap();
+            check(&closure, volume);
+        }
+        assert_eq!(machine.mounted().unwrap().len(), 3);
+        take_away(machine, &client, rest);
+    })
+    .unwrap();
+}
+
+const CALLERS: usize = 64;
+const ROUNDS: usize = 40;
+const VOLUMES: usize = 50;
+
+#[test]
+fn a_churn_of_many_callers_ends_with_nothing_left() {
+    csi::on_a_machine("a churn of publishing and taking away", |machine| {
+        let closure = Closure::new("tools", 3, 2000).unwrap();
+        let _server = machine.offer(&[("tools", &closure)], None).unwrap();
+        let agent = machine.start().unwrap();
+        let client = agent.client().unwrap();
+        let volumes: Vec<_> = (0..VOLUMES)
+            .map(|pod| machine.volume(&format!("pod-{pod}")).unwrap())
+            .collect();
+        client.publish(volumes[0].publish("tools")).unwrap();
+        client.unpublish(volumes[0].unpublish()).unwrap();
+        let before = files(&agent);
+        let answers = client.wait(async {
+            let mut calls = JoinSet::new();
+            for caller in 0..CALLERS {
+                calls.spawn(churn(client.node(), volumes.clone(), caller));
+            }
+            calls.join_all().await
+        });
+        let mut codes = BTreeMap::new();
+        for code in answers.into_iter().flatten() {
+            *codes.entry(format!("{code:?}")).or_insert(0) += 1;
+        }
+        println!("{} calls: {codes:?}", CALLERS * ROUNDS);
+        assert!(codes.keys().all(|code| code == "Ok" || code == "Aborted"), "{codes:?}");
+        for volume in &volumes {
+            assert!(machine.mounted_at(&volume.target).unwrap().len() <= 1, "{volume:?}");
+        }
+        take_away(machine, &client, &volumes);
+        assert_eq!(files(&agent), before, "files that stay open");
+    })
+    .unwrap();
+}
+
+/// Publishes and takes away by a fixed die of its own.
+async fn churn(
+    mut node: node_agent::csi::messages::csi::node_client::NodeClient<tonic::transport::Channel>,
+    volumes: Vec<Volume>,
+    caller: usize,
+) -> Vec<Code> {
+    let mut codes = Vec::new();
+    let mut state = caller as u64 + 1;
+    for _ in 0..ROUNDS {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let volume = &volumes[usize::try_from(state >> 33).unwrap() % VOLUMES];
+        let done = if (state >> 20) & 1 == 0 {
+            node.node_publish_volume(volume.publish("tools")).await.map(drop)
+        } else {
+            node.node_unpublish_volume(volume.unpublish()).await.map(drop)
+        };
+        codes.push(done.map_or_else(|status| status.code(), |()| Code::Ok));
+    }
+    codes
+}
+
+/// Open files of the agent, but for its connections.
+fn files(agent: &Agent) -> usize {
+    let open = fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap();
+    let what = open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    what.filter(|what| !what.to_string_lossy().starts_with("socket:"))
+        .count()
+}

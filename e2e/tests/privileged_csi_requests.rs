@@ -18,7 +18,7 @@ use e2e::{
     server::Server,
 };
 use node_agent::csi::messages::csi::{
-    NodePublishVolumeRequest,
+    NodePublishVolumeRequest, NodePublishVolumeResponse,
     volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume},
 };
 use rustix::{
@@ -500,7 +500,14 @@ fn while_it_is_swapped(node: &Node<'_>, volume: &Volume) {
     node.taken(volume.publish("tools"));
 }
 
-/// A method that is none of ours, in the form that the client of one of ours has it.
+/// A request whose text is none.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Bytes {
+    #[prost(bytes = "vec", tag = "4")]
+    target_path: Vec<u8>,
+}
+
+/// Too large, of a method that is none of ours, not in UTF-8, and given up by its caller.
 #[test]
 fn what_is_no_request_or_given_up_leaves_nothing() {
     Node::run("requests that are none", |node| {
@@ -511,14 +518,23 @@ fn what_is_no_request_or_given_up_leaves_nothing() {
         node.refused(huge, Code::OutOfRange, "decoded message length too large");
         node.taken(publish());
 
-        let mut unknown = tonic::client::Grpc::new(node.client.channel());
-        let answer = node.client.wait(async {
-            unknown.ready().await.unwrap();
-            let codec = tonic_prost::ProstCodec::<NodePublishVolumeRequest, NodePublishVolumeRequest>::default();
-            let path = "/csi.v1.Node/NodeStageVolume".parse().unwrap();
-            unknown.unary(Request::new(publish()), path, codec).await
-        });
-        assert_eq!(answer.unwrap_err().code(), Code::Unimplemented);
+        let bytes = Bytes {
+            target_path: vec![0xff, 0xfe],
+        };
+        for (method, code) in [
+            ("NodeStageVolume", Code::Unimplemented),
+            ("NodePublishVolume", Code::Internal),
+        ] {
+            let mut service = tonic::client::Grpc::new(node.client.channel());
+            let answer = node.client.wait(async {
+                service.ready().await.unwrap();
+                let path = format!("/csi.v1.Node/{method}").parse().unwrap();
+                let codec = tonic_prost::ProstCodec::<Bytes, NodePublishVolumeResponse>::default();
+                service.unary(Request::new(bytes.clone()), path, codec).await
+            });
+            assert_eq!(answer.unwrap_err().code(), code, "{method}");
+            node.taken(publish());
+        }
 
         // Cancelled at once, and with a deadline that is over before anything can be done.
         for _ in 0..20 {

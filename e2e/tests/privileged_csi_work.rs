@@ -172,7 +172,7 @@ fn a_pod_that_goes_while_its_closure_is_fetched_does_not_wait_for_it() {
 }
 
 /// The system calls by which publishing and taking away change something, or wait for the disk.
-const CALLS: [&str; 11] = [
+const CALLS: [&str; 14] = [
     "mkdirat",
     "mkdir",
     "rename",
@@ -184,6 +184,9 @@ const CALLS: [&str; 11] = [
     "move_mount",
     "umount2",
     "unlinkat",
+    "symlinkat",
+    "openat2",
+    "flock",
 ];
 
 /// strace, attached to the agent until dropped; it kills the agent when a thread of it makes that call for the n-th time.
@@ -268,8 +271,11 @@ fn killed_at(machine: &Machine, mut agent: Agent, (call, time): (&str, usize), p
     let volume = machine.volume("killed").unwrap();
     let client = agent.client().unwrap();
     if publishing {
-        // The view too is mounted anew.
+        // The view too is built and mounted anew.
         forget_views(machine);
+        for view in fs::read_dir(machine.path("state/views")).unwrap() {
+            fs::remove_dir_all(view.unwrap().path()).unwrap();
+        }
     } else {
         client.publish(volume.publish("tools")).unwrap();
     }
@@ -356,7 +362,7 @@ fn after_a_reboot_pods_get_their_volumes_back_without_a_fetch_and_what_is_gone_i
 }
 
 const CALLERS: usize = 64;
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 160;
 const VOLUMES: usize = 50;
 
 #[test]

@@ -400,6 +400,43 @@ fn a_churn_of_many_callers_ends_with_nothing_left() {
     .unwrap();
 }
 
+/// One after another.
+const CYCLES: usize = 500;
+/// More memory than after the first few, at most.
+const GROWTH_KIB: u64 = 8 << 10;
+
+#[test]
+fn five_hundred_volumes_one_after_another_leave_no_mount_file_or_memory_in_use() {
+    csi::on_a_machine("volumes one after another", |machine| {
+        let closure = Closure::new("tools", 3, 2000).unwrap();
+        let _server = machine.offer(&[("tools", &closure)], None).unwrap();
+        let agent = machine.start().unwrap();
+        let client = agent.client().unwrap();
+        let cycle = |number: usize| {
+            let volume = machine.volume(&format!("pod-{number}")).unwrap();
+            client.publish(volume.publish("tools")).unwrap();
+            client.unpublish(volume.unpublish()).unwrap();
+            machine.remove(&volume).unwrap();
+        };
+        (0..20).for_each(cycle);
+        let figures = || (node_agent::store::mounts::read().unwrap().len(), files(&agent));
+        let (before, memory) = (figures(), memory_kib(&agent));
+        (0..CYCLES).for_each(cycle);
+        assert_eq!(figures(), before, "mounts, files that stay open");
+        let grown = memory_kib(&agent).saturating_sub(memory);
+        println!("{CYCLES} volumes: {grown} KiB more");
+        assert!(grown <= GROWTH_KIB, "{grown} KiB more than {memory}");
+        machine.is_tidy().unwrap();
+    })
+    .unwrap();
+}
+
+fn memory_kib(agent: &Agent) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// Publishes and takes away by a fixed die of its own.
 async fn churn(
     mut node: node_agent::csi::messages::csi::node_client::NodeClient<tonic::transport::Channel>,

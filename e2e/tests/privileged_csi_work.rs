@@ -385,12 +385,15 @@ fn a_churn_of_many_callers_ends_with_nothing_left() {
             }
             calls.join_all().await
         });
-        let mut codes = BTreeMap::new();
-        for code in answers.into_iter().flatten() {
+        let (mut codes, mut wrong) = (BTreeMap::new(), Vec::new());
+        for (code, message) in answers.into_iter().flatten() {
             *codes.entry(format!("{code:?}")).or_insert(0) += 1;
+            if ![Code::Ok, Code::Aborted].contains(&code) {
+                wrong.push(message);
+            }
         }
         println!("{} calls: {codes:?}", CALLERS * ROUNDS);
-        assert!(codes.keys().all(|code| code == "Ok" || code == "Aborted"), "{codes:?}");
+        assert!(wrong.is_empty(), "{wrong:#?}");
         for volume in &volumes {
             assert!(machine.mounted_at(&volume.target).unwrap().len() <= 1, "{volume:?}");
         }
@@ -442,7 +445,7 @@ async fn churn(
     mut node: node_agent::csi::messages::csi::node_client::NodeClient<tonic::transport::Channel>,
     volumes: Vec<Volume>,
     caller: usize,
-) -> Vec<Code> {
+) -> Vec<(Code, String)> {
     let mut codes = Vec::new();
     let mut state = caller as u64 + 1;
     for _ in 0..ROUNDS {
@@ -455,7 +458,10 @@ async fn churn(
         } else {
             node.node_unpublish_volume(volume.unpublish()).await.map(drop)
         };
-        codes.push(done.map_or_else(|status| status.code(), |()| Code::Ok));
+        codes.push(match done {
+            Ok(()) => (Code::Ok, String::new()),
+            Err(status) => (status.code(), status.message().to_owned()),
+        });
     }
     codes
 }

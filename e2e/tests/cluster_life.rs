@@ -436,7 +436,8 @@ fn replaced(site: &Site, node: &str, driver: &str, environments: &[&str]) -> Vec
         .cluster
         .printed(&["get", "pods", "-n", TEAM, "-o", &format!("jsonpath={path}")]);
     let pods = pods.unwrap();
-    held(site, node, environments);
+    let in_use = in_use(site, node);
+    held(site, node, &in_use, environments);
     let prediction = predicted(site, node, driver);
     let answers = site.server.log().len();
     let bytes = metric(site, node, "cudaenv_fetch_bytes_total");
@@ -452,12 +453,13 @@ fn replaced(site: &Site, node: &str, driver: &str, environments: &[&str]) -> Vec
     }
     assert_eq!(prediction["nodes"], 1, "{prediction}");
     for change in prediction["changes"].as_array().unwrap() {
+        let environment = change["environment"].as_str().unwrap();
         assert_eq!(
-            (&change["nodes"], &change["nodesInUse"]),
-            (&json!(1), &json!(1)),
+            (&change["nodes"], &change["nodesInUse"], &change["pods"]),
+            (&json!(1), &json!(1), &json!(in_use[environment])),
             "{change}"
         );
-        if let Err(said) = &after[change["environment"].as_str().unwrap()] {
+        if let Err(said) = &after[environment] {
             for part in change["detail"].as_str().unwrap().split("; cu") {
                 let detail = part.split_once(": ").unwrap().1;
                 assert!(said.contains(detail), "{detail}: {said}");
@@ -474,14 +476,34 @@ fn replaced(site: &Site, node: &str, driver: &str, environments: &[&str]) -> Vec
     changes
 }
 
-/// The agent says that it holds all of them; the prediction counts what agents say.
-fn held(site: &Site, node: &str, environments: &[&str]) {
-    let path = "jsonpath={.status.environments[?(@.phase=='Ready')].name}";
+/// How many pods of a node have a volume of each environment, by what they say themselves.
+fn in_use(site: &Site, node: &str) -> BTreeMap<String, usize> {
+    let on_node = format!("--field-selector=spec.nodeName={node}");
+    let pods = site.cluster.get(&["pods", "-n", TEAM, &on_node]).unwrap();
+    let mut in_use = BTreeMap::new();
+    for pod in pods["items"].as_array().unwrap() {
+        for volume in pod["spec"]["volumes"].as_array().unwrap() {
+            if let Some(environment) = volume["csi"]["volumeAttributes"]["environment"].as_str() {
+                *in_use.entry(environment.to_owned()).or_default() += 1;
+            }
+        }
+    }
+    in_use
+}
+
+/// The agent says that it holds all of them, and for how many pods; the prediction counts what agents say.
+fn held(site: &Site, node: &str, in_use: &BTreeMap<String, usize>, environments: &[&str]) {
     site.cluster
         .until("the agent says what it holds", || {
-            let held = site.cluster.printed(&["get", "cudanode", node, "-o", path])?;
-            let held: BTreeSet<_> = held.split(' ').collect();
-            Ok(environments.iter().all(|environment| held.contains(environment)))
+            let said = site.cluster.get(&["cudanode", node])?;
+            let said = said["status"]["environments"].as_array().cloned().unwrap_or_default();
+            let held = |name: &str| {
+                let mut ready = said
+                    .iter()
+                    .filter(|said| said["phase"] == "Ready" && said["name"] == name);
+                ready.any(|said| said["pods"] == json!(in_use[name]))
+            };
+            Ok(environments.iter().all(|environment| held(environment)))
         })
         .unwrap();
 }

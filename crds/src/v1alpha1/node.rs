@@ -156,6 +156,9 @@ pub struct NodeEnvironment {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub packages: Vec<SelectedPackage>,
+    /// Pods of this node that have it mounted.
+    #[serde(default)]
+    pub pods: i32,
     /// Why it is not ready: a stable word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

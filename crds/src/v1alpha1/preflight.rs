@@ -107,6 +107,10 @@ pub struct PreflightChange {
     /// Of those, the nodes that hold the environment or fetch it now: where a pod asked for it, or it is fetched ahead.
     #[serde(default)]
     pub nodes_in_use: i32,
+    /// Pods on the nodes it concerns that have the environment mounted, as their agents said last: at most half a
+    /// minute old. They keep the files they have until they are restarted.
+    #[serde(default)]
+    pub pods: i32,
 }
 
 /// What another driver would do to a package.

@@ -128,7 +128,7 @@ impl Standings {
                 generation: known.generation,
                 packages: known.packages.clone(),
                 standing: known.standing.clone(),
-                in_use: !known.pods.is_empty(),
+                pods: known.pods.len(),
             };
             reports.insert(key, report);
         }
@@ -137,7 +137,7 @@ impl Standings {
             let report = reports.entry(&made.key).or_insert_with(|| made.report());
             if report.generation != made.generation || report.standing == Standing::Pending {
                 *report = EnvironmentReport {
-                    in_use: report.in_use,
+                    pods: report.pods,
                     ..made.report()
                 };
             }
@@ -151,7 +151,7 @@ impl Standings {
             report.standing = working.standing();
             report.generation = working.generation;
         }
-        let told = |report: &EnvironmentReport| report.in_use || catalogue.environments.contains_key(&report.key);
+        let told = |report: &EnvironmentReport| report.pods > 0 || catalogue.environments.contains_key(&report.key);
         reports.into_values().filter(told).collect()
     }
 }
@@ -205,7 +205,7 @@ impl UnderWay {
             generation: self.generation,
             packages: Vec::new(),
             standing: self.standing(),
-            in_use: false,
+            pods: 0,
         }
     }
 }
@@ -229,7 +229,7 @@ impl Made {
             generation: self.generation,
             packages: self.packages.clone(),
             standing: Standing::Ready,
-            in_use: false,
+            pods: 0,
         }
     }
 }
@@ -364,8 +364,8 @@ mod tests {
         };
         let report = after("p", selected("cu128"), &all).unwrap();
         assert_eq!(
-            (report.generation, report.standing, report.in_use),
-            (3, Standing::Pending, false)
+            (report.generation, report.standing, report.pods),
+            (3, Standing::Pending, 0)
         );
         let fetching = What::Fetching {
             status: FetchStatus {
@@ -378,7 +378,7 @@ mod tests {
         let report = after("p", fetching, &all).unwrap();
         assert!(matches!(report.standing, Standing::Fetching { bytes_done: 5, .. }));
         let report = after("p", published(), &all).unwrap();
-        assert_eq!((report.standing, report.in_use), (Standing::Ready, true));
+        assert_eq!((report.standing, report.pods), (Standing::Ready, 1));
         assert_eq!(report.packages, [("cuda".to_owned(), "cu128".to_owned())]);
         // A second pod of the same: warm, so it stays ready.
         assert_eq!(after("q", selected("cu128"), &all).unwrap().standing, Standing::Ready);
@@ -390,7 +390,7 @@ mod tests {
         );
         let gone = Catalogue::default();
         let unpublished = || What::Unpublished { took: Duration::ZERO };
-        assert!(after("p", unpublished(), &gone).unwrap().in_use, "q uses it still");
+        assert_eq!(after("p", unpublished(), &gone).unwrap().pods, 1, "q uses it still");
         assert_eq!(after("q", unpublished(), &gone), None);
     }
 
@@ -485,13 +485,10 @@ mod tests {
         let mut standings = Standings::of(&[volume("p"), volume("q")], &all);
         let report = |standings: &Standings| standings.reports(&all, &AtWork::default()).into_iter().next().unwrap();
         let found = report(&standings);
-        assert_eq!(
-            (found.generation, found.standing, found.in_use),
-            (4, Standing::Ready, true)
-        );
-        for (pod, in_use) in [("p", true), ("q", false)] {
+        assert_eq!((found.generation, found.standing, found.pods), (4, Standing::Ready, 1));
+        for (pod, left) in [("p", 1), ("q", 0)] {
             standings.take(&happening(pod, "x", What::Unpublished { took: Duration::ZERO }), &all);
-            assert_eq!(report(&standings).in_use, in_use, "{pod} is gone");
+            assert_eq!(report(&standings).pods, left, "{pod} is gone");
         }
     }
 

@@ -7,6 +7,8 @@ use crds::v1alpha1::CUDANodeStatus;
 
 /// Between two writes.
 pub const AT_MOST_EVERY: Duration = Duration::from_secs(5);
+/// Where nothing but the numbers of pods changed.
+const COUNTS_EVERY: Duration = Duration::from_secs(30);
 /// So long after a write the API server's answer is what counts, not what was sent: somebody may have changed it.
 const SETTLED: Duration = Duration::from_secs(30);
 /// The longest pause after failures.
@@ -38,7 +40,12 @@ pub fn due(
     if baseline == next {
         return None;
     }
-    let doubled = AT_MOST_EVERY.saturating_mul(1_u32.checked_shl(attempt.failures.min(10)).unwrap_or(1));
+    let every = if without_counts(baseline) == without_counts(next) {
+        COUNTS_EVERY
+    } else {
+        AT_MOST_EVERY
+    };
+    let doubled = every.saturating_mul(1_u32.checked_shl(attempt.failures.min(10)).unwrap_or(1));
     let pause = doubled.min(LONGEST_PAUSE);
     let spread = match attempt.failures {
         0 => Duration::ZERO,
@@ -48,9 +55,46 @@ pub fn due(
     Some(since.map_or(Duration::ZERO, |since| pause.saturating_sub(since)))
 }
 
+/// Pods come and go on many nodes all the time.
+fn without_counts(status: &CUDANodeStatus) -> CUDANodeStatus {
+    let mut status = status.clone();
+    for environment in &mut status.environments {
+        environment.pods = 0;
+    }
+    status
+}
+
 #[cfg(test)]
 mod tests {
+    use crds::v1alpha1::{EnvironmentPhase, NodeEnvironment};
+
     use super::*;
+
+    #[test]
+    fn pods_that_come_and_go_are_counted_less_often() {
+        let with = |phase, pods| CUDANodeStatus {
+            environments: vec![NodeEnvironment {
+                phase,
+                pods,
+                ..NodeEnvironment::default()
+            }],
+            ..CUDANodeStatus::default()
+        };
+        let (ready, failed) = (EnvironmentPhase::Ready, EnvironmentPhase::Failed);
+        let after = |next: &CUDANodeStatus, since| {
+            let pause = due(
+                &Attempt::default(),
+                Some(Duration::from_secs(since)),
+                0.0,
+                (&with(ready, 1), next),
+            );
+            pause.map(|pause| pause.as_secs())
+        };
+        assert_eq!(after(&with(ready, 1), 1), None);
+        assert_eq!(after(&with(ready, 2), 1), Some(29));
+        assert_eq!(after(&with(ready, 2), 30), Some(0));
+        assert_eq!(after(&with(failed, 2), 1), Some(4));
+    }
 
     fn status(class: &str) -> CUDANodeStatus {
         CUDANodeStatus {

@@ -104,7 +104,7 @@ fn environments(reports: &[EnvironmentReport], before: &[NodeEnvironment], now: 
 
 fn importance(report: &EnvironmentReport) -> u8 {
     match report.standing {
-        _ if report.in_use => 0,
+        _ if report.pods > 0 => 0,
         Standing::Fetching { .. } | Standing::Failed { .. } => 1,
         Standing::Incompatible { .. } | Standing::Pending => 2,
         Standing::Ready => 3,
@@ -146,6 +146,7 @@ fn environment(report: &EnvironmentReport, before: Option<&NodeEnvironment>, now
         generation: report.generation,
         phase,
         packages: packages.take(16).collect(),
+        pods: i32::try_from(report.pods).unwrap_or(i32::MAX),
         reason: cause.map(|(reason, _)| format!("{reason:?}")),
         message: cause.map(|(_, message)| cut(message, 1024)),
         bytes_done,

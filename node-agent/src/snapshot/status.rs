@@ -88,8 +88,8 @@ pub struct EnvironmentReport {
     pub packages: Vec<(String, String)>,
     /// How far it is.
     pub standing: Standing,
-    /// Whether a pod uses it now.
-    pub in_use: bool,
+    /// Pods that have it mounted now.
+    pub pods: usize,
 }
 
 /// How far an environment is.

@@ -104,6 +104,7 @@ pub(super) fn report(world: &mut World, node: &str, name: &str, phase: Environme
         name: name.to_owned(),
         generation: 1,
         phase,
+        pods: 3,
         reason: Some("Reason".to_owned()),
         message: Some("why".to_owned()),
         ..NodeEnvironment::default()

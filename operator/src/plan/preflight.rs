@@ -1,5 +1,5 @@
 //! What another driver would change: the same selection as everywhere, asked twice.
-//! Never asks about pods: which nodes hold an environment is in what their agents report.
+//! Never asks about pods: which nodes hold an environment, and for how many pods, is in what their agents report.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -205,12 +205,18 @@ impl<'a> Trial<'a> {
                 }
                 let meant = members.iter().filter(|member| self.is_meant_for(candidate, **member));
                 let nodes = number(meant.count());
-                let in_use = held.keys().filter(|member| members.contains(member));
-                let in_use = number(in_use.filter(|member| self.is_meant_for(candidate, **member)).count());
+                let here = |member: &usize| members.contains(member) && self.is_meant_for(candidate, *member);
+                let in_use: Vec<_> = held.iter().filter(|(member, _)| here(member)).collect();
+                let pods = in_use
+                    .iter()
+                    .map(|(_, report)| report.pods)
+                    .fold(0_i32, i32::saturating_add);
+                let in_use = number(in_use.len());
                 for change in found.into_iter().filter(|_| nodes > 0) {
                     let entry = changes.entry(Same::of(&change)).or_insert(change);
                     entry.nodes += nodes;
                     entry.nodes_in_use += in_use;
+                    entry.pods = entry.pods.saturating_add(pods);
                 }
             }
         }
@@ -299,6 +305,7 @@ fn change(key: &EnvironmentKey, package: &str, choice: &Choice) -> Option<Prefli
         detail: (!details.is_empty()).then(|| shortened(&details.join("; "), LONGEST_DETAIL)),
         nodes: 0,
         nodes_in_use: 0,
+        pods: 0,
     })
 }
 

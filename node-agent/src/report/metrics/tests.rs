@@ -35,7 +35,7 @@ fn report(names: &[&str]) -> NodeReport {
         generation: 1,
         packages: vec![("pytorch".to_owned(), "cu128".to_owned())],
         standing: Standing::Ready,
-        in_use: true,
+        pods: 1,
     });
     NodeReport {
         facts: NodeFacts {

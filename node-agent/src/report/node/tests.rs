@@ -55,7 +55,7 @@ fn environment(name: &str, standing: Standing) -> EnvironmentReport {
         generation: 1,
         packages: vec![("pytorch".to_owned(), "cu128".to_owned())],
         standing,
-        in_use: false,
+        pods: 0,
     }
 }
 
@@ -246,7 +246,7 @@ fn a_status_stays_within_its_schema_and_keeps_what_pods_use() {
     report.environments = (0..400)
         .map(|number| environment(&format!("e{number:03}"), Standing::Ready))
         .collect();
-    report.environments[399].in_use = true;
+    report.environments[399].pods = 1;
     report.environments[398].standing = Standing::Failed {
         reason: Reason::CacheUnreachable,
         message: "é".repeat(5000),

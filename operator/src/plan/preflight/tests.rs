@@ -33,19 +33,20 @@ fn asked(world: &World, answers: &Answers, driver: &str, pool: Option<&str>) -> 
     status(&inputs, &preflight)
 }
 
-/// `outcome from to nodes/in use`.
+/// `outcome from to nodes/in use/pods`.
 fn changes(status: &CUDADriverPreflightStatus) -> Vec<String> {
     let shown = |variant: &Option<String>| variant.clone().unwrap_or_else(|| "-".to_owned());
     let changes = status.changes.iter();
     changes
         .map(|change| {
             format!(
-                "{:?} {} {} {}/{}",
+                "{:?} {} {} {}/{}/{}",
                 change.outcome,
                 shown(&change.from),
                 shown(&change.to),
                 change.nodes,
-                change.nodes_in_use
+                change.nodes_in_use,
+                change.pods
             )
         })
         .collect()
@@ -67,12 +68,12 @@ fn what_breaks_switches_and_heals_is_told_worst_first() {
     let mut world = small();
     report(&mut world, "new-1", "torch", EnvironmentPhase::Ready);
     let up = asked(&world, &Answers::new(), "580.95.05", None);
-    assert_eq!(changes(&up), ["Switches cu11 cu12 1/0", "Heals - cu12 1/0"]);
+    assert_eq!(changes(&up), ["Switches cu11 cu12 1/0/0", "Heals - cu12 1/0/0"]);
     assert_eq!((up.nodes, up.breaks, up.switches), (4, 0, 1));
     let down = asked(&world, &Answers::new(), "470.256.02", None);
-    assert_eq!(changes(&down), ["Switches cu12 cu11 2/1", "Heals - cu11 1/0"]);
+    assert_eq!(changes(&down), ["Switches cu12 cu11 2/1/3", "Heals - cu11 1/0/0"]);
     let far = asked(&world, &Answers::new(), "390.157", None);
-    assert_eq!(changes(&far), ["Breaks cu12 - 2/1", "Breaks cu11 - 1/0"]);
+    assert_eq!(changes(&far), ["Breaks cu12 - 2/1/3", "Breaks cu11 - 1/0/0"]);
     assert_eq!(far.breaks, 1, "one package, on two classes");
     assert_eq!(far.changes[0].reason, Some(Reason::DriverTooOld));
     let detail = far.changes[0].detail.as_ref().unwrap();
@@ -85,7 +86,7 @@ fn only_the_nodes_that_would_get_the_driver_count() {
     let some = asked(&world, &Answers::new(), "580.95.05", Some("old"));
     assert_eq!(
         (changes(&some), some.nodes),
-        (vec!["Switches cu11 cu12 1/0".to_owned()], 1)
+        (vec!["Switches cu11 cu12 1/0/0".to_owned()], 1)
     );
     let mut bare = World::default();
     environment(&mut bare, "torch", &[("cu12", "12.8")], &Value::Null);
@@ -93,7 +94,7 @@ fn only_the_nodes_that_would_get_the_driver_count() {
     let healed = asked(&bare, &Answers::new(), "580.95.05", Some("bare"));
     assert_eq!(
         changes(&healed),
-        ["Heals - cu12 1/0"],
+        ["Heals - cu12 1/0/0"],
         "a node that gets its first driver"
     );
     assert_eq!(asked(&bare, &Answers::new(), "580.95.05", None).nodes, 0);

@@ -96,7 +96,7 @@ fn look(store: &NodeStore, pods: &Path, now: SystemTime) -> Result<SweepPlan, Sw
     let of_store = |source| SweepError::Store { source };
     // The pods are listed after the records: a volume that is published in between has its pod on the list.
     let records = store.volume_records().map_err(of_store)?;
-    let state = store.state().map_err(of_store)?;
+    let state = store.peek().map_err(of_store)?;
     let mounts = mounts::read().map_err(of_store)?;
     let named = pods;
     let pods = &fs::canonicalize(pods).unwrap_or_else(|_| pods.to_owned());

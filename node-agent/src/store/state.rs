@@ -43,8 +43,21 @@ struct PublishedView {
 }
 
 impl NodeStore {
-    /// Layers, views and leases as they are now. Hold the exclusive lock where it is to be acted on.
+    /// Layers, views and leases as they were a moment ago, for whoever only looks. Nobody is kept waiting but for the leases:
+    /// one that is just being written looks like a stale one.
+    pub(crate) fn peek(&self) -> Result<StoreState, StoreError> {
+        let exclusive = self.exclusively()?;
+        let leases = self.live_leases()?;
+        drop(exclusive);
+        self.state_with(leases)
+    }
+
+    /// Layers, views and leases as they are now. Hold the exclusive lock.
     pub(crate) fn state(&self) -> Result<StoreState, StoreError> {
+        self.state_with(self.live_leases()?)
+    }
+
+    fn state_with(&self, live: Vec<Live>) -> Result<StoreState, StoreError> {
         let mut layers = Vec::new();
         for record in self.records()? {
             let last_used = modified(&self.layout().record(record.path()));
@@ -56,7 +69,7 @@ impl NodeStore {
         }
         let mut unknown_use = false;
         let mut leases = Vec::new();
-        for lease in self.live_leases()? {
+        for lease in live {
             match lease {
                 Live::Keeps(content) => leases.push(content),
                 Live::Unreadable => unknown_use = true,
@@ -124,7 +137,7 @@ impl NodeStore {
     /// # Errors
     /// What cannot be read of it.
     pub fn numbers(&self) -> Result<StoreNumbers, StoreError> {
-        let state = self.state()?;
+        let state = self.peek()?;
         let in_use = state.in_use();
         let pinned = state.layers.iter().filter(|layer| in_use.contains(&layer.path));
         let path = self.layout().state();

@@ -348,9 +348,12 @@ async fn connections_are_reused_and_a_folder_is_a_cache_too() {
     let fixture = Fixture::new("reused", 300_000, Compression::Zstd);
     let server = serving(&fixture.files);
     let from = Substituter::new(vec![cache("c", &server.url(), None)], quick()).unwrap();
-    Bench::new().get(&from, &fixture.path).await.unwrap();
-    Bench::new().get(&from, &fixture.path).await.unwrap();
-    assert_eq!((server.connections(), server.asked().len()), (1, 4));
+    for _ in 0..10 {
+        Bench::new().get(&from, &fixture.path).await.unwrap();
+    }
+    // A connection is free again a moment after its last byte was read: now and then the next request comes before that.
+    let (connections, asked) = (server.connections(), server.asked().len());
+    assert!(asked == 20 && connections <= 5, "{connections} connections for {asked} requests");
 
     let dir = tempfile::tempdir().unwrap();
     for (path, bytes) in &fixture.files.0 {

@@ -485,7 +485,7 @@ mod tests {
         let mut standings = Standings::of(&[volume("p"), volume("q")], &all);
         let report = |standings: &Standings| standings.reports(&all, &AtWork::default()).into_iter().next().unwrap();
         let found = report(&standings);
-        assert_eq!((found.generation, found.standing, found.pods), (4, Standing::Ready, 1));
+        assert_eq!((found.generation, found.standing, found.pods), (4, Standing::Ready, 2));
         for (pod, left) in [("p", 1), ("q", 0)] {
             standings.take(&happening(pod, "x", What::Unpublished { took: Duration::ZERO }), &all);
             assert_eq!(report(&standings).pods, left, "{pod} is gone");

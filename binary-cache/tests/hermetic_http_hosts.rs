@@ -446,7 +446,7 @@ async fn a_certificate_must_be_ours_current_and_for_this_name() {
                     .await
                     .unwrap();
                 assert_eq!(bench.unpacked().unwrap(), fixture.contents);
-                assert_eq!(server.asked().len(), 2, "a narinfo and a NAR");
+                assert_eq!(server.asked().len(), 3, "what it is, a narinfo and a NAR");
             }
             Some(fault) => {
                 let (error, faults) = refusal(vec![config], options.clone(), &fixture).await;

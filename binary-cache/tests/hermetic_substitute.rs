@@ -354,7 +354,7 @@ async fn connections_are_reused_and_a_folder_is_a_cache_too() {
     // A connection is free again a moment after its last byte was read: now and then the next request comes before that.
     let (connections, asked) = (server.connections(), server.asked().len());
     assert!(
-        asked == 20 && connections <= 5,
+        asked == 12 && connections <= 4,
         "{connections} connections for {asked} requests"
     );
 

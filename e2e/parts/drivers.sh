@@ -4,6 +4,7 @@
 # They come from the archive the machine's own apt sources name, through a private apt state folder, so those
 # sources stay as they are. No GPU, no root and no signature trust is needed: each file's SHA-256 is pinned here.
 . "$(dirname "$0")/shelf.sh"
+. "$(dirname "$0")/apt.sh"
 take_require "$@"
 lock_shelf
 
@@ -14,24 +15,13 @@ prepared=
 prepare() {
   [ -z "$prepared" ] || return "$prepared"
   prepared=1
-  local archive
-  archive=$(cat /etc/apt/sources.list.d/*.sources 2>/dev/null | awk '/^URIs:/ {print $2; exit}')
-  [ -n "$archive" ] || archive=$(cat /etc/apt/sources.list 2>/dev/null | awk '$1 == "deb" {for (i = 2; i <= NF; i++) if ($i ~ /:\//) {print $i; exit}}')
-  if [ -z "$archive" ] || ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-    echo "no apt sources on this machine" >&2; return 1
-  fi
-  mkdir -p "$work"/lists/partial "$work"/archives/partial
+  local archive suite
+  archive=$(archive) || return 1
   for suite in bullseye bookworm trixie sid experimental; do
     echo "deb [trusted=yes] $archive $suite non-free"
   done >"$work/sources.list"
-  private_apt update 2>/dev/null || true   # a suite may be gone: the pinned files decide
+  private_apt apt-get "$work" update 2>/dev/null || true   # a suite may be gone: the pinned files decide
   prepared=0
-}
-
-private_apt() {
-  apt-get -qq -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$work/lists" \
-    -o Dir::Cache="$work" -o APT::Sandbox::User=root -o Acquire::Languages=none -o APT::Get::List-Cleanup=0 \
-    -o Acquire::Retries=3 -o Acquire::http::Timeout=30 "$@"
 }
 
 # driver VERSION, then one line on stdin per file: PACKAGE=BUILD SHA256
@@ -40,7 +30,7 @@ driver() {
   while read -r package sha256; do packages+=("$package"); sums+=("$sha256"); done
   [ ! -d "$root" ] || return 0
   mkdir -p "$work/$version/debs" "$work/$version/root" "$shelf/drivers"
-  if ! prepare || ! (cd "$work/$version/debs" && private_apt download "${packages[@]}" 2>/dev/null); then
+  if ! prepare || ! (cd "$work/$version/debs" && private_apt apt-get "$work" download "${packages[@]}" 2>/dev/null); then
     could_not "driver $version"; return 0
   fi
   local i

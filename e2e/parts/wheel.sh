@@ -14,8 +14,8 @@ lock_shelf
 mkdir -p "$(dirname "$dest")"
 work=$(mktemp -d "$(dirname "$dest")/.wheel.XXXXXX"); trap 'rm -rf "$work"' EXIT
 mkdir "$work/down" "$work/tree"
-if ! python3 -m pip --disable-pip-version-check --retries 2 --timeout 20 download -q --no-deps --only-binary=:all: --no-cache-dir \
-    --platform manylinux_2_24_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+if ! python3 -m pip --disable-pip-version-check --retries 2 --timeout 20 download -q --no-deps --only-binary=:all: --no-cache-dir --python-version 3.11 \
+    --platform manylinux_2_27_x86_64 --platform manylinux_2_24_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
     --platform manylinux2010_x86_64 --platform manylinux1_x86_64 -d "$work/down" "$requirement" >&2; then
   could_not "$requirement"; finish
 fi

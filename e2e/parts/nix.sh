@@ -28,7 +28,7 @@ for file in "$work"/debs/*.deb; do dpkg-deb -x "$file" "$work/tree"; done
 for program in nix nix-store; do
   cat >"$work/tree/bin/$program" <<P
 #!/usr/bin/env bash
-export LD_LIBRARY_PATH="$shelf/nix/usr/lib/$(uname -m)-linux-gnu:$shelf/nix/lib/$(uname -m)-linux-gnu"
+export LD_LIBRARY_PATH="$shelf/nix/usr/lib/nix:$shelf/nix/usr/lib/$(uname -m)-linux-gnu:$shelf/nix/lib/$(uname -m)-linux-gnu"
 exec -a $program "$shelf/nix/usr/bin/nix" "\$@"
 P
   chmod 755 "$work/tree/bin/$program"

@@ -162,10 +162,39 @@ pub fn wheel(name: &str, requirement: &str, sha256: &str) -> Result<PathBuf> {
 
 /// Folder with real `nix` and `nix-store`.
 pub fn nix() -> Result<PathBuf> {
-    let printed = script("nix.sh", &["--require".as_ref()])?;
-    Ok(PathBuf::from(
-        printed.lines().last().context("nix.sh printed no folder")?,
-    ))
+    printed_path("nix.sh")
+}
+
+/// Folder with the newest `nix` and `nix-store` that Debian has.
+pub fn newest_nix() -> Result<PathBuf> {
+    printed_path("newest-nix.sh")
+}
+
+/// The program `nginx`, not installed.
+pub fn nginx() -> Result<PathBuf> {
+    printed_path("nginx.sh")
+}
+
+fn printed_path(name: &str) -> Result<PathBuf> {
+    let printed = script(name, &["--require".as_ref()])?;
+    let last = printed.lines().last();
+    Ok(PathBuf::from(last.with_context(|| format!("{name} printed no path"))?))
+}
+
+/// A real PyTorch and what it loads: one folder per wheel, `<name>-<version>`.
+pub fn torch() -> Result<Vec<PathBuf>> {
+    script("torch.sh", &["--require".as_ref()])?;
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(shelf()?.join("torch"))? {
+        let path = entry?.path();
+        let begun = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !begun {
+            folders.push(path);
+        }
+    }
+    Ok(folders)
 }
 
 fn toolkit(version: &str, root: PathBuf) -> Result<Toolkit> {

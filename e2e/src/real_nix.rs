@@ -36,12 +36,18 @@ pub struct Key {
 impl RealNix {
     /// Finds it, or fetches it onto the shelf.
     pub fn find() -> Result<Self> {
+        Self::of(parts::nix()?)
+    }
+
+    /// The newest that can be had, for comparisons.
+    pub fn newest() -> Result<Self> {
+        Self::of(parts::newest_nix()?)
+    }
+
+    fn of(programs: PathBuf) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("cudaenv-nix-").tempdir()?;
         fs::create_dir(home.path().join("conf"))?;
-        Ok(Self {
-            programs: parts::nix()?,
-            home,
-        })
+        Ok(Self { programs, home })
     }
 
     /// `nix (Nix) 2.8.0` or the like.

@@ -1,0 +1,125 @@
+//! What the benchmarks fetch: real wheels as store paths of one closure, packed and signed by real Nix.
+//! It must never fetch or pack within the time that is measured.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use e2e::{
+    layout::Layout,
+    node, parts,
+    programs::finished,
+    real_nix::{Key, RealNix},
+};
+
+/// A closure in a binary cache.
+#[derive(Debug)]
+pub(crate) struct Closure {
+    /// Store path that refers to all others.
+    pub(crate) root: String,
+    /// The store paths as they were before they were packed.
+    pub(crate) layout: Layout,
+    /// Folder of the cache.
+    pub(crate) cache: PathBuf,
+    /// Public key, `name:base64`.
+    pub(crate) key: String,
+    /// Regular files.
+    pub(crate) files: usize,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Bytes of the cache.
+    pub(crate) packed: u64,
+}
+
+/// Wheels, by the name of their folder up to the version; each becomes one store path.
+pub(crate) const TORCH: [&str; 4] = [
+    "torch-",
+    "nvidia-cublas-cu12-",
+    "nvidia-cudnn-cu12-",
+    "nvidia-cuda-runtime-cu12-",
+];
+/// One large library.
+pub(crate) const CUBLAS: [&str; 1] = ["nvidia-cublas-cu12-"];
+/// Enough to see a regression, in seconds.
+pub(crate) const SMALL: [&str; 4] = [
+    "nvidia-cuda-cupti-cu12-",
+    "nvidia-nvjitlink-cu12-",
+    "sympy-",
+    "networkx-",
+];
+
+/// Packs those wheels below one environment into `work/NAME`.
+pub(crate) fn publish(nix: &RealNix, key: &Key, wheels: &[&str], compression: &str, work: &Path) -> Result<Closure> {
+    let mut layout = Layout::new(&work.join("layout"))?;
+    let mut members = Vec::new();
+    let all = parts::torch()?;
+    for wheel in wheels {
+        let found = all.iter().find(|folder| name_of(folder).starts_with(wheel));
+        let found = found.with_context(|| format!("{wheel} is missing: run `e2e/parts/torch.sh`"))?;
+        members.push(layout.add(&name_of(found), &[], |to, _| node::copy_tree(found, to))?);
+    }
+    ensure!(!members.is_empty(), "no wheels");
+    let references: Vec<_> = members.iter().map(String::as_str).collect();
+    let root = layout.add("bench-environment", &references, |folder, _| {
+        Ok(fs::write(folder.join("members"), references.join("\n"))?)
+    })?;
+    nix.register(&layout)?;
+    let cache = work.join("cache");
+    nix.publish(&layout, key, compression, &cache)?;
+    let (files, bytes) = count(layout.root())?;
+    let (_, packed) = count(&cache)?;
+    Ok(Closure {
+        root,
+        layout,
+        cache,
+        key: key.public.clone(),
+        files,
+        bytes,
+        packed,
+    })
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl Closure {
+    /// How much it is, in words.
+    pub(crate) fn size(&self) -> String {
+        let Self {
+            files, bytes, packed, ..
+        } = self;
+        format!(
+            "{files} files, {} MiB unpacked, {} MiB to download",
+            bytes >> 20,
+            packed >> 20
+        )
+    }
+}
+
+/// Files and bytes below a folder; links are not followed.
+fn count(folder: &Path) -> Result<(usize, u64)> {
+    let (mut files, mut bytes, mut folders) = (0, 0, vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            } else if metadata.is_file() {
+                files += 1;
+                bytes += metadata.len();
+            }
+        }
+    }
+    Ok((files, bytes))
+}
+
+/// Removes a tree, read-only folders and all: the program's own way of removing one is not measured.
+pub(crate) fn remove(folder: &Path) -> Result<()> {
+    finished(Command::new("chmod").args(["-R", "u+w"]).arg(folder))?;
+    Ok(fs::remove_dir_all(folder)?)
+}

@@ -8,9 +8,9 @@ mod window;
 
 use std::{fmt, io, str::FromStr};
 
-pub use self::decode::decoder;
+pub use self::decode::{decoder, parallel_decoder};
 pub use self::encode::Encoder;
-pub(crate) use self::window::{ORDINARY_WINDOW, Window, window};
+pub(crate) use self::window::{LARGEST_HEAD, ORDINARY_WINDOW, Window, block, window};
 
 /// The compressions that Nix writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

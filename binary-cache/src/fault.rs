@@ -8,7 +8,6 @@ use crds::domain::store_path::StorePath;
 use crate::{
     cache_info::CacheInfoError,
     compression::DecodeError,
-    hash::FileHash,
     nar::NarError,
     narinfo::{NarInfoError, TrustError},
 };
@@ -71,8 +70,6 @@ pub enum Fault {
     FileSize { wanted: u64, found: u64 },
     #[error("the narinfo says {file_size} bytes compressed for a NAR of {nar_size}")]
     ImplausibleFileSize { file_size: u64, nar_size: u64 },
-    #[error("has the hash {found} where the narinfo says {wanted}")]
-    FileHash { wanted: FileHash, found: FileHash },
     #[error("has bytes behind the end of the compressed NAR")]
     TrailingBytes,
     #[error("bad nix-cache-info")]
@@ -207,7 +204,6 @@ impl Fault {
             | Self::TooLarge { .. }
             | Self::FileSize { .. }
             | Self::ImplausibleFileSize { .. }
-            | Self::FileHash { .. }
             | Self::TrailingBytes
             | Self::CacheInfo(_)
             | Self::NarInfo(_)

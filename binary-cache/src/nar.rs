@@ -1,9 +1,11 @@
 //! NAR, the archive format of Nix: restoring one into a folder, and dumping a tree as one.
 //! Never follows a link, never trusts a length, never leaves a half-restored tree behind.
 
+mod contents;
 mod dump;
 mod error;
 mod metadata;
+mod pages;
 mod restore;
 mod token;
 mod tree;

@@ -16,7 +16,7 @@ use std::{
 };
 
 use binary_cache::{
-    compression::{Compression, DecodeError, Encoder, MAX_WINDOW, decoder},
+    compression::{Compression, DecodeError, Encoder, MAX_WINDOW, decoder, parallel_decoder},
     nar::{self, Limits, NarError},
 };
 
@@ -35,18 +35,21 @@ fn compress(compression: Compression, bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// All that comes out, and the decoder's error behind it.
+/// All that comes out, and the decoder's error behind it: the same on one core and on several.
 fn decode(compression: Compression, bytes: &[u8], max_window: u64) -> (Vec<u8>, Option<DecodeError>) {
-    let mut output = Vec::new();
-    let result = decoder(compression, bytes, max_window)
-        .unwrap()
-        .read_to_end(&mut output);
-    (
-        output,
-        result
+    let [one, several] = [0, 1 << 20].map(|ahead| {
+        let mut output = Vec::new();
+        let result = parallel_decoder(compression, bytes, max_window, ahead)
+            .unwrap()
+            .read_to_end(&mut output);
+        let error = result
             .err()
-            .map(|error| DecodeError::of(&error).expect("a decoder's error").clone()),
-    )
+            .map(|error| DecodeError::of(&error).expect("a decoder's error").clone());
+        (output, error)
+    });
+    assert_eq!(one.1, several.1, "{compression}");
+    assert!(one.0 == several.0, "{compression}");
+    several
 }
 
 fn good(case: &str, compression: Compression, bytes: &[u8], wanted: &[u8]) {
@@ -144,6 +147,45 @@ fn streams_of_several_members_are_decoded_to_their_end() {
     good("xz stream padding", Compression::Xz, &padded, b"one");
     let skipped = [skippable(100), compress(Compression::Zstd, b"one"), skippable(0)].concat();
     good("skippable frames", Compression::Zstd, &skipped, b"one");
+}
+
+/// An `.xz` stream of blocks that say how long they are, as packers on several cores write it.
+fn blocks(bytes: &[u8], size: u64) -> Vec<u8> {
+    let mut options = liblzma::stream::MtStreamBuilder::new();
+    let stream = options.threads(2).preset(0).block_size(size).encoder().unwrap();
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn blocks_are_decoded_on_several_cores_and_come_out_in_their_order() {
+    let sample = sample();
+    let whole = blocks(&sample, 20_000);
+    good("blocks", Compression::Xz, &whole, &sample);
+    let two = [&whole[..], &[0; 8], &compress(Compression::Xz, b"one core")].concat();
+    good(
+        "and another stream",
+        Compression::Xz,
+        &two,
+        &[&sample[..], b"one core"].concat(),
+    );
+    for zeros in 1..4 {
+        let odd = [&whole[..], &vec![0; zeros]].concat();
+        bad("padding not of four", Compression::Xz, &odd);
+    }
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 0x40;
+    assert_eq!(
+        bad("damaged", Compression::Xz, &damaged),
+        DecodeError::Corrupt(Compression::Xz)
+    );
+    for at in [whole.len() / 3, whole.len() - 1] {
+        assert_eq!(
+            bad("cut", Compression::Xz, &whole[..at]),
+            DecodeError::Truncated(Compression::Xz)
+        );
+    }
 }
 
 #[test]

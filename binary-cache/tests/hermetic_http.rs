@@ -486,8 +486,8 @@ fn broken_transfers() -> Vec<Case> {
         ),
         case(
             "H30",
-            "CacheCorrupt",
-            "FileHash",
+            "HashMismatch",
+            "Nar(HashMismatch",
             on("nar", |f, _, c| {
                 let other = Fixture::new("other", f.contents.len(), Compression::None);
                 let mut bytes = other.nar().to_vec();
@@ -499,7 +499,7 @@ fn broken_transfers() -> Vec<Case> {
     ]
 }
 
-/// What is found by FileSize and FileHash above, where the narinfo has neither: what is signed must do.
+/// What is found by FileSize above, where the narinfo has none: what is signed must do.
 fn without_hints() -> Vec<Case> {
     let mut cases: Vec<Case> = statuses().into_iter().chain(broken_transfers()).collect();
     let mut again = |name, error, fault| {

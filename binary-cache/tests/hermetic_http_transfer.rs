@@ -133,7 +133,7 @@ async fn a_server_that_ignores_ranges_is_read_over_and_one_that_lies_is_found_ou
         ),
         (
             "bytes",
-            "FileHash",
+            "Nar(",
             "Content-Range: bytes 30000-200111/200112\r\nETag: \"v1\"\r\n",
         ),
     ] {

@@ -337,7 +337,7 @@ async fn another_cache_may_not_slip_in_other_references() {
         .unwrap_err();
     let faults: Vec<String> = error.asked().iter().map(|a| format!("{:?}", a.fault)).collect();
     assert!(
-        faults[0].starts_with("FileHash") && faults[1].starts_with("OtherReferences"),
+        faults[0].starts_with("Nar(HashMismatch") && faults[1].starts_with("OtherReferences"),
         "{faults:?}"
     );
     assert!(bench.is_empty());

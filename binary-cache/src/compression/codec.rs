@@ -1,6 +1,9 @@
 //! The formats' decoders, each brought into one shape.
 //! Never asks a library for more memory than the window allows.
 
+mod blocks;
+
+use blocks::Blocks;
 use brotli::{BrotliDecompressStream, BrotliResult, BrotliState, enc::StandardAlloc};
 use flate2::FlushDecompress;
 use liblzma::stream::{Action, CONCATENATED, Error as LzmaError, Status, Stream};
@@ -24,13 +27,15 @@ pub(super) trait Codec: Send {
     fn restart(&mut self) -> Result<(), DecodeError>;
 }
 
-/// The codec for a compression, if it needs one.
+/// The codec for a compression, if it needs one. `ahead`: see [`super::parallel_decoder`].
 pub(super) fn for_compression(
     compression: Compression,
     max_window: u64,
+    ahead: u64,
 ) -> Result<Option<Box<dyn Codec>>, DecodeError> {
     Ok(Some(match compression {
         Compression::None => return Ok(None),
+        Compression::Xz if ahead > 0 => Box::new(Blocks::new(max_window, ahead)?),
         Compression::Xz | Compression::Lzma => Box::new(Lzma::new(compression, max_window)?),
         Compression::Zstd => Box::new(Zstd::new(max_window)?),
         Compression::Bzip2 => Box::new(Bzip2(bzip2::Decompress::new(false))),
@@ -61,9 +66,12 @@ impl Lzma {
         } else {
             Stream::new_stream_decoder(memory, CONCATENATED)
         };
-        let stream = stream.map_err(|_| DecodeError::NoMemory(compression))?;
+        Self::of(stream, compression, max_window)
+    }
+
+    fn of(stream: Result<Stream, LzmaError>, compression: Compression, max_window: u64) -> Result<Self, DecodeError> {
         Ok(Self {
-            stream,
+            stream: stream.map_err(|_| DecodeError::NoMemory(compression))?,
             compression,
             max_window,
         })

@@ -30,13 +30,25 @@ pub fn decoder<'r>(
     reader: impl Read + Send + 'r,
     max_window: u64,
 ) -> Result<Box<dyn Read + Send + 'r>, DecodeError> {
-    Ok(match codec::for_compression(compression, max_window)? {
+    parallel_decoder(compression, reader, max_window, 0)
+}
+
+/// As [`decoder`], on all cores where the format allows it, which is `.xz` in blocks that say how long they are. Blocks
+/// decoded ahead take `ahead` bytes at most, 0 for one core.
+pub fn parallel_decoder<'r>(
+    compression: Compression,
+    reader: impl Read + Send + 'r,
+    max_window: u64,
+    ahead: u64,
+) -> Result<Box<dyn Read + Send + 'r>, DecodeError> {
+    Ok(match codec::for_compression(compression, max_window, ahead)? {
         None => Box::new(reader),
         Some(codec) => Box::new(Decoder {
             compression,
             codec,
             source: BufReader::with_capacity(INPUT_BUFFER, reader),
             state: State::Within,
+            ahead,
             taken: 0,
             produced: 0,
             head: Vec::with_capacity(HEAD),
@@ -58,6 +70,8 @@ struct Decoder<R> {
     codec: Box<dyn Codec>,
     source: BufReader<R>,
     state: State,
+    /// Bytes that the codec may take in before it gives out what they decode to.
+    ahead: u64,
     /// Compressed bytes decoded, and what members cost.
     taken: u64,
     produced: u64,
@@ -104,6 +118,7 @@ impl<R: Read> Read for Decoder<R> {
                     .produced
                     .saturating_add(self.produced / 8)
                     .saturating_add(PADDING_LIMIT)
+                    .saturating_add(self.ahead)
             {
                 return Err(DecodeError::Padding {
                     compression: self.compression,

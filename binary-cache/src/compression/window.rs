@@ -75,40 +75,68 @@ fn zstd(mut head: &[u8]) -> Option<Window> {
     Some(Window::Bytes(little_endian(size).saturating_add(offset)))
 }
 
-/// The .xz file format 1.2.1, 2.1.1 and 3.1: the header of the first block, behind the stream's.
+/// What one block of an `.xz` stream that begins with `head` takes while it is decoded ahead of its turn: its dictionary,
+/// and its bytes before and after. `None` where it does not say how long it is, or begins later than `head` reaches.
+pub(crate) fn block(head: &[u8]) -> Option<u64> {
+    let Block { dictionary, sizes } = first_block(head)??;
+    let (packed, unpacked) = sizes?;
+    Some(dictionary?.saturating_add(packed).saturating_add(unpacked))
+}
+
 fn xz(head: &[u8]) -> Option<Window> {
-    const LZMA2: u64 = 0x21;
+    let dictionary = first_block(head)?.and_then(|block| block.dictionary);
+    Some(dictionary.map_or(Window::Unsaid, Window::Bytes))
+}
+
+/// The header of a block.
+#[derive(Default)]
+struct Block {
+    dictionary: Option<u64>,
+    /// Compressed and uncompressed, where both are told.
+    sizes: Option<(u64, u64)>,
+}
+
+/// The .xz file format 1.2.1, 2.1.1 and 3.1: the header of the first block, behind the stream's. `None`: the head ends too
+/// early; `Some(None)`: there is no such block.
+fn first_block(head: &[u8]) -> Option<Option<Block>> {
     if head.get(..6)? != b"\xfd7zXZ\0" {
-        return Some(Window::Unsaid);
+        return Some(None);
     }
     let size = (usize::from(*head.get(12)?) + 1) * 4;
     if size == 4 {
         // The index: a stream without blocks.
-        return Some(Window::Unsaid);
+        return Some(None);
     }
-    let block = head.get(12..12 + size)?;
-    let dictionary = || {
-        let flags = *block.get(1)?;
-        let mut rest = block.get(2..)?;
-        for _present in 0..(flags >> 6).count_ones() {
-            variable(&mut rest)?;
-        }
+    Some(Some(read_block(head.get(12..12 + size)?)))
+}
+
+/// Whatever cannot be read is not told.
+fn read_block(header: &[u8]) -> Block {
+    const LZMA2: u64 = 0x21;
+    let mut block = Block::default();
+    let mut read = || {
+        let flags = *header.get(1)?;
+        let mut rest = header.get(2..)?;
+        let packed = (flags & 0x40 != 0).then(|| variable(&mut rest));
+        let unpacked = (flags & 0x80 != 0).then(|| variable(&mut rest));
+        block.sizes = packed.flatten().zip(unpacked.flatten());
         for _filter in 0..=flags & 3 {
             let id = variable(&mut rest)?;
             let properties = usize::try_from(variable(&mut rest)?).ok()?;
             let (properties, behind) = rest.split_at_checked(properties)?;
             if id == LZMA2 {
-                let code = *properties.first()?;
-                return Some(match code {
-                    0..40 => (2 | u64::from(code & 1)) << (code / 2 + 11),
+                block.dictionary = Some(match *properties.first()? {
+                    code @ 0..40 => (2 | u64::from(code & 1)) << (code / 2 + 11),
                     _ => u64::from(u32::MAX),
                 });
+                return Some(());
             }
             rest = behind;
         }
         None
     };
-    Some(dictionary().map_or(Window::Unsaid, Window::Bytes))
+    let _told = read();
+    block
 }
 
 /// A number of the .xz format, seven bits a byte; takes it off `bytes`.
@@ -188,6 +216,24 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn blocks_say_how_long_they_are_where_they_were_packed_on_several_cores() {
+        let blocks = |size| {
+            let mut options = liblzma::stream::MtStreamBuilder::new();
+            let stream = options.threads(2).preset(6).block_size(size).encoder().unwrap();
+            let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+            encoder.write_all(&[7; 3_000_000]).unwrap();
+            encoder.finish().unwrap()
+        };
+        let packed = blocks(1 << 20);
+        let taken = block(&packed[..64]).unwrap();
+        assert!((9 << 20..10 << 20).contains(&taken), "{taken}");
+        assert_eq!(window(Compression::Xz, &packed), Window::Bytes(8 << 20));
+        assert_eq!(block(&packed[..16]), None, "too early");
+        assert_eq!(block(&self::packed(Compression::Xz)), None, "packed on one core");
+        assert_eq!(block(b"<!DOCTYPE html>"), None);
     }
 
     #[test]

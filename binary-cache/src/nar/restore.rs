@@ -4,7 +4,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{Read, Write},
+    io::Read,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
@@ -19,6 +19,7 @@ use rustix::{
 
 use super::{
     Limits, MAX_NAME_LEN, MAX_TARGET_LEN, NarError, Restored,
+    contents::Contents,
     metadata::{self, DIRECTORY, EXECUTABLE, PLAIN},
     remove_tree,
     token::{StringError, Tokens},
@@ -185,18 +186,22 @@ impl<R: Read> Restorer<'_, R> {
         let file = openat(self.place(), self.file_name(name), flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| self.not_created(errno, name, |path, source| NarError::CreateFile { path, source }))?;
         self.created();
-        let mut file = File::from(file);
+        let mut contents = Contents::new(File::from(file), length);
+        if contents.in_pages() {
+            self.tokens.begin_page();
+        }
         let mut left = length;
         while left > 0 {
             let chunk = self.tokens.chunk(left)?;
             left -= chunk.len() as u64;
-            if let Err(source) = file.write_all(chunk) {
+            if let Err(source) = contents.write(chunk) {
                 return Err(NarError::WriteFile {
                     path: self.path(name),
                     source,
                 });
             }
         }
+        let file = contents.finish();
         self.tokens.padding(length)?;
         metadata::settle(file.as_fd(), if executable { EXECUTABLE } else { PLAIN }, || {
             self.path(name)

@@ -5,16 +5,17 @@ use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 
-use super::{Limits, MAGIC, NarError};
+use super::{
+    Limits, MAGIC, NarError,
+    pages::{PAGE, Pages},
+};
 use crate::{
     compression::{DecodeError, looks_like},
     hash::NarHash,
 };
 
-/// Bytes asked for, and written to files, at once.
-const BUFFER: usize = 256 << 10;
-/// What file systems like writes to begin at.
-const PAGE: usize = 4 << 10;
+/// Bytes asked for, and written to files, at once: few enough to stay in a core's cache, enough to keep a disk busy.
+const BUFFER: usize = 512 << 10;
 /// Longest keyword of the format is `nix-archive-1`; anything longer than this is none.
 const MAX_TAG_LEN: u64 = 32;
 
@@ -33,7 +34,7 @@ impl From<NarError> for StringError {
 /// Reads tokens out of a stream.
 pub(super) struct Tokens<R> {
     source: R,
-    buffer: Box<[u8]>,
+    buffer: Pages,
     /// The part of the buffer that is read but not yet taken.
     start: usize,
     end: usize,
@@ -47,7 +48,7 @@ impl<R: Read> Tokens<R> {
     pub(super) fn new(source: R, limits: &Limits) -> Self {
         Self {
             source,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
+            buffer: Pages::new(BUFFER),
             start: 0,
             end: 0,
             offset: 0,
@@ -122,6 +123,14 @@ impl<R: Read> Tokens<R> {
         bytes.copy_from_slice(&self.buffer[self.start..self.start + 8]);
         self.take(8);
         Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Makes the contents that begin here begin at a page of the buffer, and so every whole piece of them.
+    pub(super) fn begin_page(&mut self) {
+        if !self.start.is_multiple_of(PAGE) {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
     }
 
     /// The next bytes of contents of which `left` are missing: all of them, or half a buffer at least.

@@ -1,34 +1,28 @@
-//! One compressed file as it arrives: counted, hashed, and known by its first bytes before the rest of it is read.
+//! One compressed file as it arrives: counted, and known by its first bytes before the rest of it is read.
 //! Never holds more of it than its head.
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use super::Progress;
 use crate::{
-    compression::{Compression, Window, window},
+    compression::{Compression, LARGEST_HEAD, Window, block, window},
     download::Download,
     fault::Fault,
-    hash::FileHash,
 };
 
 /// A download with its books.
 pub(super) struct Incoming<'a> {
     download: Download<'a>,
     progress: &'a dyn Progress,
-    wanted: Option<FileHash>,
-    hasher: Option<Sha256>,
     /// What was read to learn the window, and is not handed out yet.
     head: Vec<Bytes>,
 }
 
 impl<'a> Incoming<'a> {
-    pub(super) fn new(download: Download<'a>, wanted: Option<FileHash>, progress: &'a dyn Progress) -> Self {
+    pub(super) fn new(download: Download<'a>, progress: &'a dyn Progress) -> Self {
         Self {
             download,
             progress,
-            wanted,
-            hasher: wanted.map(|_| Sha256::new()),
             head: Vec::new(),
         }
     }
@@ -50,6 +44,19 @@ impl<'a> Incoming<'a> {
         }
     }
 
+    /// What a block of it takes that is decoded ahead of its turn, where it has such blocks. Ask after
+    /// [`Incoming::window`].
+    pub(super) fn block(&self, compression: Compression) -> Option<u64> {
+        if compression != Compression::Xz {
+            return None;
+        }
+        let mut head: Vec<u8> = Vec::new();
+        for chunk in &self.head {
+            head.extend_from_slice(chunk.get(..LARGEST_HEAD).unwrap_or(chunk));
+        }
+        block(&head)
+    }
+
     /// Gives up the connection, where the rest can be had over another one: a reader that waits keeps others of its
     /// connection from being read.
     pub(super) fn pause(&mut self) {
@@ -61,30 +68,18 @@ impl<'a> Incoming<'a> {
         self.download.received()
     }
 
-    /// The next bytes; `None` at the end of a file that is what was announced.
+    /// The next bytes; `None` at the end of the file.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
         if !self.head.is_empty() {
             return Ok(Some(self.head.remove(0)));
         }
-        if let Some(chunk) = self.read().await? {
-            return Ok(Some(chunk));
-        }
-        if let (Some(wanted), Some(hasher)) = (self.wanted, self.hasher.take()) {
-            let found = FileHash::from(hasher.finalize());
-            if found != wanted {
-                return Err(Fault::FileHash { wanted, found });
-            }
-        }
-        Ok(None)
+        self.read().await
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, Fault> {
         let chunk = self.download.chunk(&|fault| self.progress.retried(fault)).await?;
         if let Some(chunk) = &chunk {
             self.progress.downloaded(chunk.len() as u64);
-            if let Some(hasher) = &mut self.hasher {
-                hasher.update(chunk);
-            }
         }
         Ok(chunk)
     }

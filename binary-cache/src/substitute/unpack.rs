@@ -3,8 +3,10 @@
 
 use std::{
     io::{self, Read},
+    num::NonZero,
     os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
+    thread::available_parallelism,
 };
 
 use bytes::Bytes;
@@ -42,8 +44,7 @@ enum Piece {
 impl Unpack<'_> {
     /// Downloads and unpacks; the first fault of either side that is not a consequence of the other's.
     pub(super) async fn run(&self) -> Result<(), Fault> {
-        let hints = self.narinfo.download();
-        let mut file = Incoming::new(self.download()?, hints.file_hash, self.progress.as_ref());
+        let mut file = Incoming::new(self.download()?, self.progress.as_ref());
         let window = self.window(&mut file).await?;
         let (sender, receiver) = channel(self.inner.options.queued_chunks.max(1));
         let (narinfo, target, progress) = (self.narinfo.clone(), self.target.clone(), self.progress.clone());
@@ -77,7 +78,12 @@ impl Unpack<'_> {
             let source = DecodeError::WindowTooLarge { compression, limit };
             return Err(Fault::of_nar(NarError::Decode { offset: 0, source }));
         };
-        self.inner.windows.take(bytes, || file.pause()).await
+        let mut granted = self.inner.windows.take(bytes, || file.pause()).await?;
+        if let Some(block) = file.block(compression) {
+            let cores = available_parallelism().map_or(1, NonZero::get);
+            self.inner.windows.spread(&mut granted, block, cores);
+        }
+        Ok(granted)
     }
 
     fn late(&self, file: &Incoming<'_>) -> Fault {
@@ -154,7 +160,8 @@ fn unpack(
         current: Bytes::new(),
         ended: false,
     })));
-    let decoder = compression::decoder(narinfo.download().compression, queue.clone(), window.bytes)
+    let compression = narinfo.download().compression;
+    let decoder = compression::parallel_decoder(compression, queue.clone(), window.bytes, window.ahead)
         .map_err(|source| Fault::of_nar(NarError::Decode { offset: 0, source }))?;
     let counted = Counted {
         inner: decoder,

@@ -11,6 +11,7 @@ use crate::{compression::MAX_WINDOW, fault::Fault};
 #[derive(Debug)]
 pub(super) struct Windows {
     free: Arc<Semaphore>,
+    all: u64,
     largest: u64,
 }
 
@@ -20,7 +21,9 @@ pub(super) struct Granted {
     pub(super) bytes: u64,
     /// Whether a stream that asked for more to begin with could have had it.
     pub(super) is_largest: bool,
-    _held: OwnedSemaphorePermit,
+    /// What the decoder may hold besides of blocks that it decodes ahead, on other cores.
+    pub(super) ahead: u64,
+    _held: Vec<OwnedSemaphorePermit>,
 }
 
 impl Windows {
@@ -28,6 +31,7 @@ impl Windows {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).max(1);
         Self {
             free: Arc::new(Semaphore::new(usize::try_from(bytes).unwrap_or(Semaphore::MAX_PERMITS))),
+            all: bytes.into(),
             largest: MAX_WINDOW.min(1 << bytes.ilog2()),
         }
     }
@@ -51,7 +55,23 @@ impl Windows {
         Ok(Granted {
             bytes,
             is_largest: bytes == self.largest,
-            _held: held,
+            ahead: 0,
+            _held: vec![held],
         })
+    }
+
+    /// Adds memory for decoding on all `cores`, where half of all is still free afterwards: blocks of `block` bytes each.
+    /// One core needs none.
+    pub(super) fn spread(&self, granted: &mut Granted, block: u64, cores: usize) {
+        let ahead = block.saturating_mul(cores as u64);
+        let Ok(permits) = u32::try_from(ahead) else { return };
+        let half = self.all / 2;
+        if cores < 2 || self.free.available_permits() as u64 <= half.saturating_add(ahead) {
+            return;
+        }
+        if let Ok(held) = self.free.clone().try_acquire_many_owned(permits) {
+            granted.ahead = ahead;
+            granted._held.push(held);
+        }
     }
 }

@@ -22,27 +22,31 @@ use crate::{
     measure::{Cost, measured, median, spent},
     nginx::Nginx,
     table::{costs, say},
-    workload::{self, Closure, publish, remove},
+    workload::{Closure, published, remove},
 };
 
 /// Fetches the wheels `rounds` times by each program.
-pub(crate) fn run(nix: &RealNix, wheels: &[&str], compression: &str, rounds: usize) -> Result<()> {
+pub(crate) fn run(nix: &RealNix, name: &str, wheels: &[&str], compression: &str, rounds: usize) -> Result<()> {
+    let closure = published(nix, name, wheels, compression)?;
     let work = tempfile::Builder::new()
         .prefix("cudaenv-bench-")
         .tempdir_in(programs::target_folder())?;
-    let closure = publish(nix, &nix.key("bench-1")?, wheels, compression, work.path())?;
     let server = Nginx::serve(&closure.cache, None)?;
     say(&format!(
         "\n{compression}: {}; {rounds} rounds, medians\n",
         closure.size()
     ))?;
+    // Each run has a folder of its own, and all are removed at the end: for a minute ext4 looks long for the place of a new
+    // file where many were deleted.
+    let folder = |program: &str, round: usize| work.path().join(format!("{program}-{round}"));
     let mut all = [const { Vec::new() }; 4];
-    for _ in 0..rounds {
+    for round in 0..rounds {
         let [limits, ours, durable, plain] = &mut all;
         limits.push(limit(&server.url(), &closure.cache)?);
-        ours.push(node_agent(&server.url(), &closure, &work.path().join("ours"))?);
-        durable.push(nix_copy(nix, &server.url(), &closure, &work.path().join("nix"), true)?);
-        plain.push(nix_copy(nix, &server.url(), &closure, &work.path().join("nix"), false)?);
+        ours.push(node_agent(&server.url(), &closure, &folder("ours", round))?);
+        let (url, durably, plainly) = (server.url(), folder("durable", round), folder("plain", round));
+        durable.push(nix_copy(nix, &url, &closure, &durably, true)?);
+        plain.push(nix_copy(nix, &url, &closure, &plainly, false)?);
     }
     let [limits, ours, durable, plain] = all.map(median);
     costs(&[
@@ -51,7 +55,9 @@ pub(crate) fn run(nix: &RealNix, wheels: &[&str], compression: &str, rounds: usi
         ("nix copy, fsync-store-paths", durable),
         ("nix copy", plain),
     ])?;
-    workload::remove(closure.layout.root())
+    remove(work.path())?;
+    // Its own end would look for what was just removed.
+    Ok(fs::create_dir(work.path())?)
 }
 
 fn node_agent(url: &str, closure: &Closure, state: &Path) -> Result<Cost> {
@@ -62,9 +68,7 @@ fn node_agent(url: &str, closure: &Closure, state: &Path) -> Result<Cost> {
         .arg(state)
         .arg(&closure.root);
     settle();
-    let cost = measured(&mut command)?;
-    remove(state)?;
-    Ok(cost)
+    measured(&mut command)
 }
 
 fn nix_copy(nix: &RealNix, url: &str, closure: &Closure, store: &Path, durable: bool) -> Result<Cost> {
@@ -72,9 +76,7 @@ fn nix_copy(nix: &RealNix, url: &str, closure: &Closure, store: &Path, durable: 
     // Nix makes nothing durable unless told; ours always does.
     command.args(["--option", "fsync-store-paths", if durable { "true" } else { "false" }]);
     settle();
-    let cost = measured(&mut command)?;
-    remove(store)?;
-    Ok(cost)
+    measured(&mut command)
 }
 
 /// What an earlier run left to be written is not the next one's to wait for.

@@ -35,9 +35,9 @@ fn main() -> Result<()> {
     for (name, _) in chosen {
         say(&format!("\n## {name}"))?;
         match *name {
-            "smoke" => cold::run(&nix, &workload::SMALL, "zstd", 3)?,
-            "cold" => cold::run(&nix, &workload::TORCH, "zstd", 3)?,
-            _ => cold::run(&nix, &workload::CUBLAS, "xz", 3)?,
+            "smoke" => cold::run(&nix, name, &workload::SMALL, "zstd", 3)?,
+            "cold" => cold::run(&nix, name, &workload::TORCH, "zstd", 3)?,
+            _ => cold::run(&nix, name, &workload::CUBLAS, "xz", 3)?,
         }
     }
     Ok(())

@@ -85,7 +85,6 @@ fn children_cpu_seconds() -> Result<f64> {
     ticks(Path::new("/proc/self/stat"), 16)
 }
 
-
 /// Two neighbouring fields of a stat file, the first numbered as proc(5) numbers them, from ticks of 10 ms to seconds.
 fn ticks(stat: &Path, first: usize) -> Result<f64> {
     let stat = fs::read_to_string(stat)?;

@@ -11,17 +11,16 @@ use anyhow::{Context, Result, ensure};
 use e2e::{
     layout::Layout,
     node, parts,
-    programs::finished,
-    real_nix::{Key, RealNix},
+    programs::{self, finished},
+    real_nix::RealNix,
 };
+use serde::{Deserialize, Serialize};
 
 /// A closure in a binary cache.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Closure {
     /// Store path that refers to all others.
     pub(crate) root: String,
-    /// The store paths as they were before they were packed.
-    pub(crate) layout: Layout,
     /// Folder of the cache.
     pub(crate) cache: PathBuf,
     /// Public key, `name:base64`.
@@ -51,8 +50,26 @@ pub(crate) const SMALL: [&str; 4] = [
     "networkx-",
 ];
 
-/// Packs those wheels below one environment into `work/NAME`.
-pub(crate) fn publish(nix: &RealNix, key: &Key, wheels: &[&str], compression: &str, work: &Path) -> Result<Closure> {
+/// Those wheels below one environment, packed by the peer; once for all runs, in `target/bench/NAME`.
+pub(crate) fn published(nix: &RealNix, name: &str, wheels: &[&str], compression: &str) -> Result<Closure> {
+    let folder = programs::target_folder().join("bench").join(name);
+    let description = folder.join("closure.json");
+    if let Ok(text) = fs::read(&description) {
+        return Ok(serde_json::from_slice(&text)?);
+    }
+    let begun = folder.with_extension("begun");
+    if begun.exists() {
+        remove(&begun)?;
+    }
+    fs::create_dir_all(&begun)?;
+    let closure = publish(nix, wheels, compression, &begun, folder.join("cache"))?;
+    fs::write(begun.join("closure.json"), serde_json::to_vec(&closure)?)?;
+    fs::rename(&begun, &folder)?;
+    Ok(closure)
+}
+
+/// Packs into `work/cache`, which will lie at `cache`.
+fn publish(nix: &RealNix, wheels: &[&str], compression: &str, work: &Path, cache: PathBuf) -> Result<Closure> {
     let mut layout = Layout::new(&work.join("layout"))?;
     let mut members = Vec::new();
     let all = parts::torch()?;
@@ -67,15 +84,15 @@ pub(crate) fn publish(nix: &RealNix, key: &Key, wheels: &[&str], compression: &s
         Ok(fs::write(folder.join("members"), references.join("\n"))?)
     })?;
     nix.register(&layout)?;
-    let cache = work.join("cache");
-    nix.publish(&layout, key, compression, &cache)?;
+    let key = nix.key("bench-1")?;
+    nix.publish(&layout, &key, compression, &work.join("cache"))?;
     let (files, bytes) = count(layout.root())?;
-    let (_, packed) = count(&cache)?;
+    let (_, packed) = count(&work.join("cache"))?;
+    remove(layout.root())?;
     Ok(Closure {
         root,
-        layout,
         cache,
-        key: key.public.clone(),
+        key: key.public,
         files,
         bytes,
         packed,

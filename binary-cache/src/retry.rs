@@ -46,6 +46,7 @@ pub(crate) struct Conduct {
     /// Faults ever.
     faults: u64,
     rests_until: Option<Instant>,
+    slow_until: Option<Instant>,
 }
 
 impl Conduct {
@@ -53,6 +54,22 @@ impl Conduct {
     pub(crate) fn good(&mut self) {
         self.strikes = 0;
         self.rests_until = None;
+        self.slow_until = None;
+    }
+
+    /// No answer for so long that another cache was asked too: it comes last for a while.
+    pub(crate) fn slow(&mut self, now: Instant, options: &Options) {
+        self.slow_until = Some(now + options.rest);
+    }
+
+    /// Whether it kept somebody waiting of late.
+    pub(crate) fn is_slow(&self, now: Instant) -> bool {
+        self.slow_until.is_some_and(|until| until > now)
+    }
+
+    /// Whether nothing should wait for it that can do without.
+    pub(crate) fn is_passed_over(&self, now: Instant) -> bool {
+        self.is_slow(now) || self.rest(now).is_some()
     }
 
     /// An answer of class `class`: enough bad ones in a row, or one hostile one, and the cache rests for a while.
@@ -135,6 +152,12 @@ mod tests {
         );
         conduct.good();
         assert_eq!(conduct.rest(start), None);
+        conduct.slow(start, &options);
+        assert!(conduct.is_slow(start) && conduct.is_passed_over(start));
+        assert_eq!(conduct.rest(start), None, "who is slow is asked all the same, last");
+        assert!(!conduct.is_slow(start + options.rest));
+        conduct.good();
+        assert!(!conduct.is_slow(start));
         conduct.bad(Class::Hostile, start, &options);
         assert!(conduct.rest(start).is_some());
         assert_eq!(conduct.faults(), 5);

@@ -64,6 +64,12 @@ impl Source {
         self.conduct().bad(class, options.clock.now(), options);
     }
 
+    /// It kept a look-up waiting for `Options::patience`, which went on with the next.
+    pub(crate) fn slow(&self, options: &Options) {
+        tracing::debug!(cache = &*self.name, cache.url = self.site.label(), "a cache is slow; the next one is asked too");
+        self.conduct().slow(options.clock.now(), options);
+    }
+
     pub(crate) fn conduct(&self) -> MutexGuard<'_, Conduct> {
         self.conduct.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,7 +8,12 @@ use std::{
 };
 
 use crds::domain::store_path::StorePath;
-use futures_util::future::join_all;
+use futures_util::{
+    StreamExt as _,
+    future::join_all,
+    stream::FuturesUnordered,
+};
+use tokio::time::timeout;
 
 use super::{Attempt, Found, Inner, memory::Info};
 use crate::{
@@ -18,6 +23,11 @@ use crate::{
     retry::{self, Jitter},
     source::Source,
 };
+
+/// A source, and its good narinfo.
+type Answer = (usize, Arc<VerifiedNarInfo>);
+/// A source, and what it did instead.
+type Settled = (usize, Arc<Fault>);
 
 impl Inner {
     /// What memory has of `path`.
@@ -61,23 +71,20 @@ impl Inner {
                     .min();
                 tokio::time::sleep(retry::delay(&self.options, round, asked_for, &mut jitter)).await;
             }
+            let (answer, settled) = self.round(path, waiting, round == 0).await;
             let mut again = Vec::new();
-            for id in waiting {
-                match self.ask(&self.sources[id], path, round == 0).await {
-                    Ok(narinfo) => {
-                        found = Some(self.found(narinfo, id));
-                        faults[id] = None;
-                        break;
-                    }
-                    Err(fault) => {
-                        // A folder that is not there will not come within seconds.
-                        let settled = matches!(*fault, Fault::Resting { .. } | Fault::NoFolder);
-                        if fault.class() == Class::Transient && !settled {
-                            again.push(id);
-                        }
-                        faults[id] = Some(fault);
-                    }
+            for (id, fault) in settled {
+                // A folder that is not there will not come within seconds.
+                let settled = matches!(*fault, Fault::Resting { .. } | Fault::NoFolder);
+                if fault.class() == Class::Transient && !settled {
+                    again.push(id);
                 }
+                faults[id] = Some(fault);
+            }
+            again.sort_by_key(|id| order.iter().position(|other| other == id));
+            if let Some((id, narinfo)) = answer {
+                found = Some(self.found(narinfo, id));
+                faults[id] = None;
             }
             if found.is_some() || again.is_empty() {
                 break;
@@ -96,6 +103,35 @@ impl Inner {
                 .filter_map(|id| Some(self.attempt(*id, faults[*id].clone()?)))
                 .collect()
         })
+    }
+
+    /// Asks `sources` one after the other; one that keeps silent for `Options::patience` is waited for while the next is
+    /// asked. The first good narinfo, and the faults of those that answered before.
+    async fn round(&self, path: &StorePath, sources: Vec<usize>, first: bool) -> (Option<Answer>, Vec<Settled>) {
+        let mut waiting = sources.into_iter().peekable();
+        let mut asked = FuturesUnordered::new();
+        let mut newest = None;
+        let mut settled = Vec::new();
+        loop {
+            if let Some(id) = waiting.next() {
+                newest = Some(id);
+                asked.push(async move { (id, self.ask(&self.sources[id], path, first).await) });
+            }
+            let patience = match waiting.peek() {
+                Some(_) => self.options.patience,
+                None => Duration::MAX,
+            };
+            match timeout(patience, asked.next()).await {
+                Ok(Some((id, Ok(narinfo)))) => return (Some((id, narinfo)), settled),
+                Ok(Some((id, Err(fault)))) => settled.push((id, fault)),
+                Ok(None) => return (None, settled),
+                Err(_elapsed) => {
+                    if let Some(silent) = newest {
+                        self.sources[silent].slow(&self.options);
+                    }
+                }
+            }
+        }
     }
 
     /// One source's narinfo of `path`, accepted; `first` where a resting source is passed over.
@@ -178,26 +214,35 @@ impl Inner {
         }
     }
 
-    /// All sources: caches by priority, then as configured; a cache's mirrors before itself.
+    /// All sources: caches by priority, then as configured; a cache's mirrors before itself. Those that kept us waiting of
+    /// late come last.
     async fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.sources.len()).collect();
-        if self.caches.len() < 2 {
-            return order;
-        }
-        let priorities = join_all((0..self.caches.len()).map(|cache| self.priority(cache))).await;
-        order.sort_by_key(|id| (priorities[self.sources[*id].cache], *id));
+        let priorities = match self.caches.len() {
+            1 => vec![DEFAULT_PRIORITY],
+            caches => join_all((0..caches).map(|cache| self.priority(cache))).await,
+        };
+        let now = self.options.clock.now();
+        order.sort_by_key(|id| {
+            let source = &self.sources[*id];
+            (source.conduct().is_slow(now), priorities[source.cache], *id)
+        });
         order
     }
 
-    /// As configured, or as the first of its sites says that can be asked now.
+    /// As configured, or as the first of its sites says that can be asked now and answers soon.
     async fn priority(&self, cache: usize) -> u32 {
         if let Some(priority) = self.caches[cache].priority {
             return priority;
         }
         for source in self.sources.iter().filter(|source| source.cache == cache) {
-            let resting = source.conduct().rest(self.options.clock.now()).is_some();
-            if !resting && let Ok(info) = self.info(source).await {
-                return info.priority.unwrap_or(DEFAULT_PRIORITY);
+            if source.conduct().is_passed_over(self.options.clock.now()) {
+                continue;
+            }
+            match timeout(self.options.patience, self.info(source)).await {
+                Ok(Ok(info)) => return info.priority.unwrap_or(DEFAULT_PRIORITY),
+                Ok(Err(_)) => {}
+                Err(_elapsed) => source.slow(&self.options),
             }
         }
         DEFAULT_PRIORITY

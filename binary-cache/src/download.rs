@@ -1,74 +1,100 @@
-//! One NAR file over connections that may break: resumed by range, at the same site or at a mirror, as one stream.
-//! Never hands out a byte twice; never goes on with a file that changed; never reads more than was announced.
+//! One NAR file as one stream, over as many connections as it takes: more where each is slow, another where one is silent.
+//! Never hands out a byte twice or out of order; never holds more of what is ahead than all downloads may together.
 
-use std::sync::Arc;
+mod lane;
+mod stretch;
+mod width;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use crds::domain::store_path::StorePath;
-
-use crate::{
-    fault::{Class, Fault},
-    http::{Part, Validator},
-    options::Options,
-    retry::{self, Jitter},
-    source::Source,
-    transport::{Body, Transport},
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, timeout},
 };
 
-/// What is to be read.
-#[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    /// What it belongs to, for logs.
-    pub(crate) path: StorePath,
-    /// Relative to the cache.
-    pub(crate) location: String,
-    /// Exact size, where the narinfo names one.
-    pub(crate) size: Option<u64>,
-    /// Most bytes, whatever the server says.
-    pub(crate) limit: u64,
+pub(crate) use self::stretch::Wanted;
+use self::{
+    lane::Lane,
+    stretch::{Began, Item, Means, Range, Stretch},
+    width::Width,
+};
+use crate::{
+    fault::Fault, http::Validator, options::Options, source::Source, substitute::Progress, transport::Transport,
+};
+
+/// How many times as long as the others a stretch may take before it is read elsewhere.
+const STRAGGLER: u32 = 4;
+
+/// What all downloads share: how many connections there may be besides each one's first, and the memory for what they
+/// bring before its turn.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    connections: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+}
+
+impl Ahead {
+    pub(crate) fn new(options: &Options) -> Self {
+        let permits = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
+        Self {
+            connections: permits(options.more_connections),
+            memory: permits(options.read_ahead),
+        }
+    }
 }
 
 /// A file that is being read. Drop it to stop.
-#[derive(Debug)]
 pub(crate) struct Download<'a> {
-    transport: &'a Transport,
-    options: &'a Options,
-    wanted: Wanted,
-    /// Where it may be read, the current one first; those that cannot serve it drop out.
+    ahead: &'a Ahead,
+    means: Means,
+    /// Where it may be read, the one to begin with first.
     sources: Vec<Arc<Source>>,
-    body: Option<Body>,
-    /// Whose version `validator` names.
-    validator: Option<(usize, Validator)>,
+    tasks: JoinSet<()>,
+    /// What is being read, in the order of the file; the first is handed out.
+    lanes: VecDeque<Lane>,
+    /// Reads what the first lane should be reading, which is silent.
+    rescue: Option<Lane>,
     /// Bytes handed out.
     received: u64,
-    /// Bytes that this connection must repeat because the server ignored the range.
-    skip: u64,
-    /// Tries since `received` last grew by `Options::progress`.
-    failures: u32,
-    progress_mark: u64,
-    jitter: Jitter,
+    size: Option<u64>,
+    in_parts: bool,
+    version: Option<(usize, Validator)>,
+    width: Width,
+    /// How long a stretch took, of late.
+    typical: Option<Duration>,
+    handed_out: Instant,
 }
 
 impl<'a> Download<'a> {
     /// `sources`: all of one cache, the one to begin with first; at least one.
     pub(crate) fn new(
-        transport: &'a Transport,
-        options: &'a Options,
+        (transport, options): (&Transport, &Arc<Options>),
+        ahead: &'a Ahead,
         sources: Vec<Arc<Source>>,
         wanted: Wanted,
+        progress: Arc<dyn Progress>,
     ) -> Self {
         Self {
-            transport,
-            options,
-            wanted,
+            ahead,
+            size: wanted.size,
+            means: Means {
+                transport: transport.clone(),
+                options: options.clone(),
+                progress,
+                wanted,
+            },
             sources,
-            body: None,
-            validator: None,
+            tasks: JoinSet::new(),
+            lanes: VecDeque::new(),
+            rescue: None,
             received: 0,
-            skip: 0,
-            failures: 0,
-            progress_mark: 0,
-            jitter: Jitter::new(options.seed),
+            in_parts: false,
+            version: None,
+            width: Width::new(),
+            typical: None,
+            handed_out: Instant::now(),
         }
     }
 
@@ -77,142 +103,229 @@ impl<'a> Download<'a> {
         self.received
     }
 
-    /// Lets go of the connection; the next bytes are asked for over another one. Not where that could not be told from
+    /// Lets go of the connections; the next bytes are asked for over another one. Not where that could not be told from
     /// the end: behind the last byte, or where nobody has said how long the file is.
     pub(crate) fn pause(&mut self) {
-        if self.wanted.size.is_some_and(|size| self.received < size) {
-            self.body = None;
+        if self.size.is_some_and(|size| self.received < size) {
+            self.lanes.clear();
+            self.rescue = None;
         }
     }
 
-    /// The next bytes; `None` at the end of the file. `retried` hears of every fault that is got over.
-    pub(crate) async fn chunk(&mut self, retried: &(dyn Fn(&Fault) + Sync)) -> Result<Option<Bytes>, Fault> {
+    /// The next bytes; `None` at the end of the file.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
+        let asked = Instant::now();
         loop {
-            let fault = match self.attempt().await {
-                Ok(chunk) => return Ok(chunk),
-                Err(fault) => fault,
-            };
-            self.body = None;
-            self.recover(fault, retried).await?;
-        }
-    }
-
-    /// Reads on, connecting first where there is no connection.
-    async fn attempt(&mut self) -> Result<Option<Bytes>, Fault> {
-        loop {
-            let Some(body) = &mut self.body else {
-                self.connect().await?;
-                continue;
-            };
-            match body.chunk().await? {
-                None => return self.at_end(),
-                Some(chunk) => {
-                    let repeated = self.skip.min(chunk.len() as u64);
-                    self.skip -= repeated;
-                    let fresh = chunk.slice(usize::try_from(repeated).unwrap_or(chunk.len())..);
-                    if !fresh.is_empty() {
-                        return self.account(fresh).map(Some);
+            if self.lanes.is_empty() {
+                if self.received > 0 && self.size.is_some_and(|size| self.received >= size) {
+                    return Ok(None);
+                }
+                self.begin(0, None);
+            }
+            self.widen();
+            match self.piece().await {
+                Some(Ok(Item::Began(began))) => self.learn(began),
+                Some(Ok(Item::Bytes(bytes))) => {
+                    let now = Instant::now();
+                    self.width.account(now - asked, now - self.handed_out);
+                    self.handed_out = now;
+                    if let Some(bytes) = self.hand_out(bytes) {
+                        return Ok(Some(bytes));
                     }
                 }
+                Some(Err(fault)) => self.recover(fault)?,
+                None if self.ended()? => return Ok(None),
+                None => {}
             }
         }
     }
 
-    async fn connect(&mut self) -> Result<(), Fault> {
-        let source = self.sources.first().ok_or(Fault::NoFile)?.clone();
-        let validator = self
-            .validator
-            .as_ref()
-            .filter(|(id, _)| *id == source.id)
-            .map(|(_, v)| v.clone());
-        let part = Part {
-            from: self.received,
-            validator,
+    /// The next piece of the first lane, or of its rescuer where that is sooner: then it is the first.
+    async fn piece(&mut self) -> Option<Result<Item, Fault>> {
+        let patience = self.means.options.patience;
+        loop {
+            let first = self.lanes.front_mut()?;
+            let Some(rescue) = &mut self.rescue else {
+                match timeout(patience, first.next()).await {
+                    Ok(piece) => return piece,
+                    Err(_elapsed) => self.send_rescue(),
+                }
+                if self.rescue.is_none() {
+                    return self.lanes.front_mut()?.next().await;
+                }
+                continue;
+            };
+            let (piece, by_rescue) = tokio::select! {
+                biased;
+                piece = first.next() => (piece, false),
+                piece = rescue.next() => (piece, true),
+            };
+            match (piece, by_rescue) {
+                (Some(Ok(Item::Began(began))), _) => return Some(Ok(Item::Began(began))),
+                // The other may do better.
+                (Some(Err(_)), true) => self.rescue = None,
+                (Some(Err(_)), false) => self.replace_first(),
+                // Its task died.
+                (None, true) => self.rescue = None,
+                (piece, true) => {
+                    self.replace_first();
+                    return piece;
+                }
+                (piece, false) => {
+                    self.rescue = None;
+                    return piece;
+                }
+            }
+        }
+    }
+
+    fn replace_first(&mut self) {
+        if let Some(rescue) = self.rescue.take() {
+            self.lanes.pop_front();
+            self.lanes.push_front(rescue);
+        }
+    }
+
+    /// Reads what is missing of the first lane at the next source; at the same one only where it had begun to answer.
+    fn send_rescue(&mut self) {
+        let to = self.lanes.front().and_then(|lane| lane.to);
+        let complete = self.size == Some(self.received);
+        if complete || self.sources.len() < 2 && self.received == 0 {
+            return;
+        }
+        if let Some(source) = self.sources.first() {
+            source.slow(&self.means.options);
+        }
+        let stretch = self.stretch(self.received, to, 1);
+        self.rescue = Some(Lane::begin(&mut self.tasks, stretch, to, None));
+    }
+
+    fn stretch(&self, from: u64, to: Option<u64>, rotation: usize) -> Stretch {
+        let mut sources = self.sources.clone();
+        let places = rotation % sources.len().max(1);
+        sources.rotate_left(places);
+        let version = self.version.clone();
+        Stretch::new(self.means.clone(), sources, Range { from, to, version })
+    }
+
+    /// Begins the first lane, at what is to be handed out next.
+    fn begin(&mut self, rotation: usize, to: Option<u64>) {
+        let stretch = self.stretch(self.received, to, rotation);
+        let lane = Lane::begin(&mut self.tasks, stretch, to, None);
+        self.lanes.push_front(lane);
+    }
+
+    fn learn(&mut self, began: Began) {
+        self.size = self.size.or(began.size);
+        self.means.wanted.size = self.size;
+        self.in_parts |= began.in_parts;
+        self.version = self.version.take().or(began.version);
+    }
+
+    /// Takes off what belongs to the next lane, which was begun later.
+    fn hand_out(&mut self, mut bytes: Bytes) -> Option<Bytes> {
+        if let Some(to) = self.lanes.front().and_then(|lane| lane.to) {
+            bytes.truncate(usize::try_from(to.saturating_sub(self.received)).unwrap_or(usize::MAX));
+        }
+        self.received += bytes.len() as u64;
+        if self.lanes.front().is_some_and(|lane| lane.to == Some(self.received)) {
+            self.next_lane();
+        }
+        (!bytes.is_empty()).then_some(bytes)
+    }
+
+    fn next_lane(&mut self) {
+        self.rescue = None;
+        let Some(done) = self.lanes.pop_front() else { return };
+        if done.is_finished() {
+            let age = done.age();
+            self.typical = Some(self.typical.map_or(age, |typical| (typical * 3 + age) / 4));
+        }
+    }
+
+    /// The first lane has no more: whether that is the end of the file.
+    fn ended(&mut self) -> Result<bool, Fault> {
+        match self.lanes.front().map(|lane| lane.to) {
+            None | Some(None) => match self.size {
+                Some(expected) if self.received < expected => Err(Fault::Cancelled),
+                _ => Ok(true),
+            },
+            // It must have died: what is complete was taken off before.
+            Some(Some(_)) => Err(Fault::Cancelled),
+        }
+    }
+
+    /// A lane of several may fail because they are several: everything again over one. One alone has tried everything.
+    fn recover(&mut self, fault: Fault) -> Result<(), Fault> {
+        if self.lanes.len() < 2 && self.width.connections() == 1 {
+            return Err(fault);
+        }
+        self.means.progress.retried(&fault);
+        self.lanes.clear();
+        self.width.narrow();
+        Ok(())
+    }
+
+    /// As many lanes as the width says, where the server gives out parts and there is enough left to read.
+    fn widen(&mut self) {
+        let (Some(size), true) = (self.size, self.in_parts && self.width.connections() > 1) else {
+            return;
         };
-        let (head, body) = self.transport.open(&source.site, &self.wanted.location, &part).await?;
-        let whole = head.length.map(|length| head.from.saturating_add(length));
-        match (self.wanted.size, whole) {
-            (Some(wanted), Some(found)) if wanted != found => return Err(Fault::FileSize { wanted, found }),
-            (None, Some(found)) if found > self.wanted.limit => {
-                return Err(Fault::TooLarge {
-                    limit: self.wanted.limit,
-                });
+        self.leave_straggler();
+        let rate = self.lanes.iter().map(Lane::rate).fold(0.0, f64::max);
+        let length = width::stretch(rate);
+        if let Some(lane) = self.lanes.back_mut().filter(|lane| lane.to.is_none()) {
+            let to = self.received.saturating_add(length);
+            if size.saturating_sub(to) < length {
+                return;
             }
-            // From now on it must not change.
-            (None, Some(found)) => self.wanted.size = Some(found),
-            (Some(_) | None, _) => {}
+            lane.to = Some(to);
         }
-        self.skip = self.received - head.from;
-        self.validator = head.validator.map(|validator| (source.id, validator));
-        self.body = Some(body);
-        Ok(())
-    }
-
-    fn account(&mut self, fresh: Bytes) -> Result<Bytes, Fault> {
-        let received = self.received + fresh.len() as u64;
-        if let Some(wanted) = self.wanted.size.filter(|size| received > *size) {
-            return Err(Fault::FileSize {
-                wanted,
-                found: received,
-            });
-        }
-        if received > self.wanted.limit {
-            return Err(Fault::TooLarge {
-                limit: self.wanted.limit,
-            });
-        }
-        self.received = received;
-        if received - self.progress_mark >= self.options.progress {
-            self.progress_mark = received;
-            self.failures = 0;
-        }
-        Ok(fresh)
-    }
-
-    /// The server says this is all. A body without a length may just have been cut.
-    fn at_end(&self) -> Result<Option<Bytes>, Fault> {
-        match self.wanted.size {
-            Some(expected) if self.received < expected => Err(Fault::Short {
-                received: self.received,
-                expected,
-            }),
-            _ => Ok(None),
+        self.fill(size, length);
+        // Where nothing may be read ahead, the one lane goes on as before.
+        if let [only] = self.lanes.make_contiguous() {
+            only.to = only.to.filter(|to| *to >= size || only.is_part());
         }
     }
 
-    /// After a fault: the same source again, the next one, or the end.
-    async fn recover(&mut self, fault: Fault, retried: &(dyn Fn(&Fault) + Sync)) -> Result<(), Fault> {
-        match fault.class() {
-            Class::Local => return Err(fault),
-            Class::Transient => {
-                self.failures += 1;
-                if self.failures >= self.options.attempts {
-                    return Err(fault);
-                }
-                retried(&fault);
-                self.sources.rotate_left(1);
-                // The first try after a fault, and the first round over the mirrors, need no delay.
-                let rounds = self.failures.saturating_sub(1) / u32::try_from(self.sources.len()).unwrap_or(1).max(1);
-                if rounds > 0 || fault.retry_after().is_some() {
-                    tokio::time::sleep(retry::delay(
-                        self.options,
-                        rounds.max(1),
-                        fault.retry_after(),
-                        &mut self.jitter,
-                    ))
-                    .await;
-                }
-            }
-            Class::Absent | Class::Auth | Class::Corrupt | Class::Hostile => {
-                // What another site would continue is another file.
-                if self.sources.len() < 2 || matches!(fault, Fault::Changed) {
-                    return Err(fault);
-                }
-                let source = self.sources.remove(0);
-                source.bad(&fault, &self.wanted.path, self.options);
-                retried(&fault);
+    fn fill(&mut self, size: u64, length: u64) {
+        while self.lanes.len() < 2 * self.width.connections()
+            && self.lanes.iter().filter(|lane| !lane.is_finished()).count() < self.width.connections()
+            && let Some(from) = self.lanes.back().and_then(|lane| lane.to).filter(|from| *from < size)
+        {
+            let to = size.min(from.saturating_add(length));
+            if !self.read_ahead(from, to) {
+                return;
             }
         }
-        Ok(())
+    }
+
+    /// Begins a lane for a stretch whose turn is later; false where no more may be read ahead now.
+    fn read_ahead(&mut self, from: u64, to: u64) -> bool {
+        let bytes = u32::try_from(to - from).unwrap_or(u32::MAX);
+        let Ok(memory) = self.ahead.memory.clone().try_acquire_many_owned(bytes) else {
+            return false;
+        };
+        let Ok(connection) = self.ahead.connections.clone().try_acquire_owned() else {
+            return false;
+        };
+        let stretch = self.stretch(from, Some(to), 0);
+        let lane = Lane::begin(&mut self.tasks, stretch, Some(to), Some((memory, connection)));
+        self.lanes.push_back(lane);
+        true
+    }
+
+    /// Gives up a connection that takes much longer for its stretch than others took for theirs.
+    fn leave_straggler(&mut self) {
+        let Some(typical) = self.typical else { return };
+        let patience = typical * STRAGGLER + self.means.options.patience;
+        let late = |lane: &Lane| !lane.is_finished() && lane.age() > patience;
+        let Some(lane) = self.lanes.front().filter(|lane| late(lane)) else {
+            return;
+        };
+        let to = lane.to;
+        self.lanes.pop_front();
+        self.rescue = None;
+        self.begin(1, to);
     }
 }

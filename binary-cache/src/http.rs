@@ -49,11 +49,21 @@ pub(crate) struct HttpClient {
     options: Arc<Options>,
 }
 
-/// From where on a file is wanted, and what must not have changed since.
+/// Which part of a file is wanted, and what must not have changed since.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Part {
+    /// First byte.
     pub(crate) from: u64,
+    /// Byte behind the last; `None` for the end of the file.
+    pub(crate) to: Option<u64>,
     pub(crate) validator: Option<Validator>,
+}
+
+impl Part {
+    /// Whether it is less than the whole file, as far as is known.
+    pub(crate) fn is_some(&self) -> bool {
+        self.from > 0 || self.to.is_some()
+    }
 }
 
 impl HttpClient {
@@ -154,8 +164,9 @@ fn headers(site: &Site, url: &Url, part: &Part) -> HeaderMap {
         HeaderValue::from_static(concat!("cudaenv/", env!("CARGO_PKG_VERSION"))),
     );
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    if part.from > 0
-        && let Ok(range) = HeaderValue::from_str(&format!("bytes={}-", part.from))
+    let last = part.to.map(|to| to.saturating_sub(1).to_string()).unwrap_or_default();
+    if part.is_some()
+        && let Ok(range) = HeaderValue::from_str(&format!("bytes={}-{last}", part.from))
     {
         headers.insert(RANGE, range);
         if let Some(validator) = part.validator.as_ref().and_then(Validator::for_if_range) {

@@ -73,6 +73,10 @@ pub struct Options {
     /// Bytes that the windows of all decoders may take together; downloads wait for each other beyond that, and one that
     /// needs more by itself is refused. 256 MiB: 32 downloads with the 8 MiB of `xz -6`, or two with the largest window.
     pub decoder_windows: u64,
+    /// Connections that all downloads may open together besides the first of each, where one brings too little. 24.
+    pub more_connections: usize,
+    /// Bytes that all downloads may hold together of what comes over those before its turn. 64 MiB.
+    pub read_ahead: usize,
     /// Certificate authorities trusted besides the system's.
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// How host names become addresses.
@@ -113,6 +117,8 @@ impl Default for Options {
             max_closure: 200_000,
             queued_chunks: 16,
             decoder_windows: 256 << 20,
+            more_connections: 24,
+            read_ahead: 64 << 20,
             extra_roots: Vec::new(),
             resolver: Resolver::system(),
             clock: Clock::system(),
@@ -226,6 +232,8 @@ mod tests {
             ("parallel_narinfos", options.parallel_narinfos as u64, 64),
             ("max_closure", options.max_closure as u64, 200_000),
             ("queued_chunks", options.queued_chunks as u64, 16),
+            ("more_connections", options.more_connections as u64, 24),
+            ("read_ahead", options.read_ahead as u64, 67_108_864),
             ("decoder_windows", options.decoder_windows, 268_435_456),
         ] {
             assert_eq!(found, wanted, "{name}");

@@ -66,7 +66,11 @@ impl Source {
 
     /// It kept a look-up waiting for `Options::patience`, which went on with the next.
     pub(crate) fn slow(&self, options: &Options) {
-        tracing::debug!(cache = &*self.name, cache.url = self.site.label(), "a cache is slow; the next one is asked too");
+        tracing::debug!(
+            cache = &*self.name,
+            cache.url = self.site.label(),
+            "a cache is slow; the next one is asked too"
+        );
         self.conduct().slow(options.clock.now(), options);
     }
 

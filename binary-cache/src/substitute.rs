@@ -20,6 +20,7 @@ pub use self::{
 };
 use crate::{
     cache::{CacheConfig, ConfigError},
+    download::Ahead,
     fault::Fault,
     key::KeyRing,
     narinfo::VerifiedNarInfo,
@@ -43,6 +44,7 @@ struct Inner {
     sources: Vec<Arc<Source>>,
     memory: Memory,
     windows: Windows,
+    ahead: Ahead,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,7 @@ impl Substituter {
             .collect::<Vec<_>>();
         let memory = Memory::new(&options, sources.len());
         let windows = Windows::new(options.decoder_windows);
+        let ahead = Ahead::new(&options);
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -130,6 +133,7 @@ impl Substituter {
                 sources,
                 memory,
                 windows,
+                ahead,
             }),
         })
     }

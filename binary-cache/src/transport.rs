@@ -52,6 +52,7 @@ impl Transport {
             Head {
                 from: part.from,
                 length: Some(length),
+                in_parts: false,
                 validator: None,
             },
             Body::Folder(body),

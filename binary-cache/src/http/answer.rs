@@ -6,8 +6,8 @@ use std::time::Duration;
 use hyper::{
     HeaderMap,
     header::{
-        CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, HeaderName, HeaderValue, LAST_MODIFIED,
-        RETRY_AFTER,
+        ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, HeaderName, HeaderValue,
+        LAST_MODIFIED, RETRY_AFTER,
     },
     http::response::Parts,
 };
@@ -22,6 +22,8 @@ pub(crate) struct Head {
     pub(crate) from: u64,
     /// Bytes of the body, where the server says so.
     pub(crate) length: Option<u64>,
+    /// Whether the server gives out parts of the file (RFC 9110, 14.3), or just did.
+    pub(crate) in_parts: bool,
     /// What identifies this version of the file.
     pub(crate) validator: Option<Validator>,
 }
@@ -77,17 +79,19 @@ pub(crate) fn judge(parts: &Parts, part: &Part) -> Result<Head, Fault> {
     let validator = Validator::of(&parts.headers);
     let changed = matches!((&part.validator, &validator), (Some(old), Some(new)) if old != new);
     match status {
-        206 if part.from == 0 => Err(Fault::UnaskedPart),
+        206 if !part.is_some() => Err(Fault::UnaskedPart),
         206 if !starts_at(&parts.headers, part.from) => Err(Fault::WrongPart { wanted: part.from }),
         _ if part.from > 0 && changed => Err(Fault::Changed),
         206 => Ok(Head {
             from: part.from,
             length,
+            in_parts: true,
             validator,
         }),
         _ => Ok(Head {
             from: 0,
             length,
+            in_parts: parts.headers.get(ACCEPT_RANGES).is_some_and(|unit| unit == "bytes"),
             validator,
         }),
     }
@@ -202,6 +206,7 @@ mod tests {
         let tag = |t: &str| Some(Validator::ETag(HeaderValue::from_str(t).unwrap()));
         let part = Part {
             from: 100,
+            to: None,
             validator: tag("\"a\""),
         };
         let ask = |status, headers: &[(&str, &str)]| judge(&parts(status, headers), &part);

@@ -77,7 +77,7 @@ impl<'a> Incoming<'a> {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, Fault> {
-        let chunk = self.download.chunk(&|fault| self.progress.retried(fault)).await?;
+        let chunk = self.download.chunk().await?;
         if let Some(chunk) = &chunk {
             self.progress.downloaded(chunk.len() as u64);
         }

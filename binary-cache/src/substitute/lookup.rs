@@ -8,11 +8,7 @@ use std::{
 };
 
 use crds::domain::store_path::StorePath;
-use futures_util::{
-    StreamExt as _,
-    future::join_all,
-    stream::FuturesUnordered,
-};
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use tokio::time::timeout;
 
 use super::{Attempt, Found, Inner, memory::Info};

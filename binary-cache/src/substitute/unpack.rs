@@ -116,10 +116,11 @@ impl Unpack<'_> {
             limit,
         };
         Ok(Download::new(
-            &self.inner.transport,
-            &self.inner.options,
+            (&self.inner.transport, &self.inner.options),
+            &self.inner.ahead,
             sources,
             wanted,
+            self.progress.clone(),
         ))
     }
 

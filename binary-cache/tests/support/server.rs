@@ -33,6 +33,16 @@ impl Asked {
             .map(|(_, v)| v.as_str())
     }
 
+    /// The first byte of `Range: bytes=N-M`, and the byte behind the last where there is one.
+    pub(crate) fn range(&self) -> Option<(usize, Option<usize>)> {
+        let (first, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        let last = match last {
+            "" => None,
+            last => Some(last.parse::<usize>().ok()? + 1),
+        };
+        Some((first.parse().ok()?, last))
+    }
+
     /// The first byte of `Range: bytes=N-`.
     pub(crate) fn from(&self) -> Option<usize> {
         self.header("range")?

@@ -23,7 +23,8 @@ use crate::{
     nix32,
 };
 
-/// A cache folder that is being filled. Several writers may fill one folder at the same time.
+/// A cache folder that is being filled. Several writers may fill one folder at the same time, in one process or many, on
+/// one machine or several that share the folder.
 #[derive(Debug)]
 pub struct CacheWriter {
     folder: PathBuf,
@@ -157,7 +158,7 @@ impl CacheWriter {
             });
         }
         let nars = self.folder.join("nar");
-        let temporary = Temporary::new(nars.join(self.temporary_name()))?;
+        let temporary = self.temporary_in(&nars)?;
         let packed = pack(&temporary, entry.compression, fill)?;
         if packed.nar_size == 0 {
             return Err(WriteError::EmptyNar {
@@ -202,7 +203,7 @@ impl CacheWriter {
 
     /// Puts a small file in its place, whole or not at all.
     fn place(&self, place: &Path, text: &[u8]) -> Result<(), WriteError> {
-        let temporary = Temporary::new(self.folder.join(self.temporary_name()))?;
+        let temporary = self.temporary_in(&self.folder)?;
         (&temporary.file).write_all(text).map_err(|source| WriteError::Write {
             path: temporary.path.clone(),
             source,
@@ -210,12 +211,24 @@ impl CacheWriter {
         temporary.rename(place)
     }
 
-    fn temporary_name(&self) -> String {
-        format!(
-            ".tmp-{}-{}",
-            std::process::id(),
-            self.temporary.fetch_add(1, Ordering::Relaxed)
-        )
+    /// A file of a name that nobody has. Another writer may count with the same process number as we, from another
+    /// container: only making the file decides whose a name is.
+    fn temporary_in(&self, folder: &Path) -> Result<Temporary, WriteError> {
+        loop {
+            let count = self.temporary.fetch_add(1, Ordering::Relaxed);
+            let path = folder.join(format!(".tmp-{}-{count}", std::process::id()));
+            match File::create_new(&path) {
+                Err(taken) if taken.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(WriteError::Create { path, source }),
+                Ok(file) => {
+                    return Ok(Temporary {
+                        path,
+                        file,
+                        placed: false,
+                    });
+                }
+            }
+        }
     }
 }
 
@@ -266,17 +279,6 @@ struct Temporary {
 }
 
 impl Temporary {
-    fn new(path: PathBuf) -> Result<Self, WriteError> {
-        match File::create(&path) {
-            Ok(file) => Ok(Self {
-                path,
-                file,
-                placed: false,
-            }),
-            Err(source) => Err(WriteError::Create { path, source }),
-        }
-    }
-
     fn rename(mut self, place: &Path) -> Result<(), WriteError> {
         fs::rename(&self.path, place).map_err(|source| WriteError::Rename {
             path: place.to_owned(),

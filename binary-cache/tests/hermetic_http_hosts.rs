@@ -110,6 +110,8 @@ async fn no_narinfo_and_no_redirect_leads_to_another_place() {
         let server = Server::start(move |asked, conn| files.serve(asked, conn));
         let (error, faults) = refusal(vec![cache("c", &server.url(), None)], quick(), &fixture).await;
         assert!(faults.starts_with("NarInfo(Url"), "{id} {url}: {error:?}");
+        assert_eq!(error.asked()[0].fault.class(), Class::Hostile, "{id} {url}");
+        assert_eq!(server.count(".narinfo"), 1, "{id} {url}: no second try");
 
         // The redirect of a narinfo, and of a NAR. Relative ones stay on the origin and are simply not there.
         for spoilt in [fixture.narinfo_path.clone(), fixture.nar_path.clone()] {
@@ -128,6 +130,14 @@ async fn no_narinfo_and_no_redirect_leads_to_another_place() {
         }
     }
     assert_eq!((v4.visits(), v6.visits(), other.visits()), (0, 0, 0));
+    // What a slip of the pen may write is damage, not an attack.
+    for slip in ["nar/x.nar#y", "nar/%zz", "nar/\u{e4}"] {
+        let files = fixture.with_line("URL", Some(slip));
+        let server = Server::start(move |asked, conn| files.serve(asked, conn));
+        let (error, faults) = refusal(vec![cache("c", &server.url(), None)], quick(), &fixture).await;
+        assert!(faults.starts_with("NarInfo(Url"), "{slip}: {error:?}");
+        assert_eq!(error.asked()[0].fault.class(), Class::Corrupt, "{slip}");
+    }
 
     // The twin: a listed origin is followed, and nothing else is.
     let files = fixture.files.clone();

@@ -19,7 +19,7 @@ use crate::{
     hash::{FileHash, NarHash},
     key::SecretKey,
     nar::{self, DumpError},
-    narinfo::{Download, DownloadUrl, Fields, NarInfo},
+    narinfo::{Download, DownloadUrl, Fields, NarInfo, content_address},
     nix32,
 };
 
@@ -324,21 +324,10 @@ pub fn source_store_path(
     nar_hash: &NarHash,
     references: &[StorePath],
 ) -> Result<StorePath, StorePathError> {
-    let mut sorted: Vec<&StorePath> = references.iter().collect();
+    let mut sorted = references.to_vec();
     sorted.sort_unstable();
     sorted.dedup();
-    let mut text = "source".to_owned();
-    for reference in sorted {
-        text.extend([":", STORE_DIR, "/", reference.base_name()]);
-    }
-    text.push_str(":sha256:");
-    for byte in nar_hash.as_bytes() {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text.extend([":", STORE_DIR, ":", name]);
-    let mut folded = [0u8; 20];
-    for (index, byte) in Sha256::digest(text.as_bytes()).iter().enumerate() {
-        folded[index % 20] ^= byte;
-    }
-    StorePath::from_base_name(&format!("{}-{name}", nix32::encode(&folded)))
+    let kind = content_address::kind("source", None, &sorted);
+    let hash = content_address::hash_part(&kind, &content_address::hexadecimal(nar_hash.as_bytes()), name);
+    StorePath::from_base_name(&format!("{hash}-{name}"))
 }

@@ -103,7 +103,8 @@ fn credentials_open_the_cache_that_asks_for_them() {
             assert_eq!(fetched.code, 0, "{arguments:?}: {fetched:?}");
             assert_eq!(fetched.json().unwrap()["fetchedPaths"], 3);
         } else {
-            let (_, message) = fetched.error().unwrap();
+            let (reason, message) = fetched.error().unwrap();
+            assert_eq!(reason, "CredentialsRefused", "{arguments:?}: {message}");
             assert!(message.contains("HTTP 401"), "{arguments:?}: {message}");
         }
     }

@@ -67,6 +67,7 @@ fn of_substitute(error: &SubstituteError) -> Reason {
         SubstituteError::NotInAnyCache { .. } => Reason::NotInAnyCache,
         SubstituteError::SignatureUntrusted { .. } => Reason::SignatureUntrusted,
         SubstituteError::HashMismatch { .. } | SubstituteError::CacheCorrupt { .. } => Reason::HashMismatch,
+        SubstituteError::CredentialsRefused { .. } => Reason::CredentialsRefused,
         SubstituteError::CacheUnreachable { .. } | SubstituteError::CacheHostile { .. } => Reason::CacheUnreachable,
         SubstituteError::Local { .. } => Reason::StoreFailed,
     }

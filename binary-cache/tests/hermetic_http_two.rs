@@ -80,7 +80,8 @@ struct TwoServer {
     _tasks: JoinSet<()>,
 }
 
-async fn serve(fixture: &Arc<Fixture>, mode: Mode) -> TwoServer {
+/// TLS for this machine that offers HTTP/2 alone, and the certificate to trust.
+fn tls() -> (TlsAcceptor, CertificateDer<'static>) {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])
         .unwrap()
@@ -98,7 +99,11 @@ async fn serve(fixture: &Arc<Fixture>, mode: Mode) -> TwoServer {
         )
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    (TlsAcceptor::from(Arc::new(config)), certificate)
+}
+
+async fn serve(fixture: &Arc<Fixture>, mode: Mode) -> TwoServer {
+    let (acceptor, certificate) = tls();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

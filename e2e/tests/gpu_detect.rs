@@ -1,6 +1,8 @@
 //! On a machine with a GPU: what NVML says of it, held against nvidia-smi, and a real CUDA program that finds the device.
 //! It must never load or unload a module, nor change a setting of the GPU.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

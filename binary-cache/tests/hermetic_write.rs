@@ -99,7 +99,9 @@ fn two_writers_of_one_process_fill_one_folder_and_do_not_write_into_each_others_
     let left = dir.path().join(format!(".tmp-{}-0", std::process::id()));
     fs::write(&left, "left").unwrap();
     let writers = [(); 2].map(|()| CacheWriter::create(dir.path(), 40).unwrap());
-    let nars: Vec<Vec<u8>> = (0..40).map(|seed| nar_of(&fixture::noise(200_000, seed))).collect();
+    let nars: Vec<Vec<u8>> = (0..40)
+        .map(|seed| nar_of(&fixture::noise(200_000, 2 * seed + 1)))
+        .collect();
     let paths: Vec<StorePath> = nars
         .iter()
         .map(|nar| source_store_path("x", &sha256(nar), &[]).unwrap())

@@ -9,7 +9,7 @@ use crate::{
     cache_info::CacheInfoError,
     compression::DecodeError,
     nar::NarError,
-    narinfo::{NarInfoError, TrustError},
+    narinfo::{NarInfoError, TrustError, UrlError},
 };
 
 /// What one source of a file did instead of serving it.
@@ -206,7 +206,6 @@ impl Fault {
             | Self::ImplausibleFileSize { .. }
             | Self::TrailingBytes
             | Self::CacheInfo(_)
-            | Self::NarInfo(_)
             | Self::WebPage
             | Self::OtherReferences { .. }
             | Self::NotAFile => Class::Corrupt,
@@ -220,6 +219,7 @@ impl Fault {
                 | TrustError::MalformedSignature { .. }
                 | TrustError::BadSignature { .. } => Class::Corrupt,
             },
+            Self::NarInfo(error) => class_of_narinfo(error),
             Self::Nar(error) => class_of_nar(error),
             Self::Tls(_)
             | Self::AddressRefused { .. }
@@ -275,7 +275,49 @@ impl Fault {
     }
 }
 
-/// Bombs are hostile, disk errors are ours, the rest is corrupt.
+/// A `URL` that leads elsewhere is hostile: no packer writes one, and whoever follows it may be sent anywhere. The rest is
+/// damage.
+fn class_of_narinfo(error: &NarInfoError) -> Class {
+    match error {
+        NarInfoError::Url { source, .. } => match source {
+            UrlError::Absolute
+            | UrlError::LeadingSlash
+            | UrlError::Backslash
+            | UrlError::HiddenSeparator
+            | UrlError::ParentDirectory => Class::Hostile,
+            UrlError::Empty
+            | UrlError::TooLong
+            | UrlError::Character { .. }
+            | UrlError::Fragment
+            | UrlError::BadEscape => Class::Corrupt,
+        },
+        NarInfoError::Empty
+        | NarInfoError::TooLarge { .. }
+        | NarInfoError::ByteOrderMark
+        | NarInfoError::NotUtf8 { .. }
+        | NarInfoError::Nul { .. }
+        | NarInfoError::CarriageReturn { .. }
+        | NarInfoError::Unterminated { .. }
+        | NarInfoError::NoColon { .. }
+        | NarInfoError::BadFieldName { .. }
+        | NarInfoError::NoSpace { .. }
+        | NarInfoError::Duplicate { .. }
+        | NarInfoError::Missing { .. }
+        | NarInfoError::StorePath { .. }
+        | NarInfoError::Compression { .. }
+        | NarInfoError::Hash { .. }
+        | NarInfoError::Number { .. }
+        | NarInfoError::ZeroNarSize { .. }
+        | NarInfoError::Reference { .. }
+        | NarInfoError::ReferenceSpacing { .. }
+        | NarInfoError::DuplicateReference { .. }
+        | NarInfoError::TooManyReferences { .. }
+        | NarInfoError::Deriver { .. }
+        | NarInfoError::Ca { .. } => Class::Corrupt,
+    }
+}
+
+/// Bombs are hostile where they cannot be an accident, disk errors are ours, the rest is corrupt.
 fn class_of_nar(error: &NarError) -> Class {
     match error {
         NarError::BadMagic { .. }

@@ -4,8 +4,9 @@
 //!
 //! A content-addressed path (`CA`) gets no exception: Nix would take one without a signature where the path recomputes
 //! from its contents, but that proves only what the path is, not who vouches for it, and an environment's key list is
-//! meant to say who may put code into pods. So `CA` is checked for its shape, kept as text, and decides nothing.
+//! meant to say who may put code into pods. So `CA` must be right where it is there, and makes nothing trusted.
 
+pub(crate) mod content_address;
 mod error;
 mod parse;
 mod trust;
@@ -50,7 +51,7 @@ pub struct Fields {
     /// Sorted, each once; may contain `store_path` itself.
     pub references: Vec<StorePath>,
     pub deriver: Option<StorePath>,
-    /// A content address, unchecked beyond its shape; decides nothing.
+    /// A content address, which was this path's where the narinfo was read; makes nothing trusted.
     pub ca: Option<String>,
     pub download: Download,
 }

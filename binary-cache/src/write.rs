@@ -19,11 +19,12 @@ use crate::{
     hash::{FileHash, NarHash},
     key::SecretKey,
     nar::{self, DumpError},
-    narinfo::{Download, DownloadUrl, Fields, NarInfo},
+    narinfo::{Download, DownloadUrl, Fields, NarInfo, content_address},
     nix32,
 };
 
-/// A cache folder that is being filled. Several writers may fill one folder at the same time.
+/// A cache folder that is being filled. Several writers may fill one folder at the same time, in one process or many, on
+/// one machine or several that share the folder.
 #[derive(Debug)]
 pub struct CacheWriter {
     folder: PathBuf,
@@ -157,7 +158,7 @@ impl CacheWriter {
             });
         }
         let nars = self.folder.join("nar");
-        let temporary = Temporary::new(nars.join(self.temporary_name()))?;
+        let temporary = self.temporary_in(&nars)?;
         let packed = pack(&temporary, entry.compression, fill)?;
         if packed.nar_size == 0 {
             return Err(WriteError::EmptyNar {
@@ -202,7 +203,7 @@ impl CacheWriter {
 
     /// Puts a small file in its place, whole or not at all.
     fn place(&self, place: &Path, text: &[u8]) -> Result<(), WriteError> {
-        let temporary = Temporary::new(self.folder.join(self.temporary_name()))?;
+        let temporary = self.temporary_in(&self.folder)?;
         (&temporary.file).write_all(text).map_err(|source| WriteError::Write {
             path: temporary.path.clone(),
             source,
@@ -210,12 +211,24 @@ impl CacheWriter {
         temporary.rename(place)
     }
 
-    fn temporary_name(&self) -> String {
-        format!(
-            ".tmp-{}-{}",
-            std::process::id(),
-            self.temporary.fetch_add(1, Ordering::Relaxed)
-        )
+    /// A file of a name that nobody has. Another writer may count with the same process number as we, from another
+    /// container: only making the file decides whose a name is.
+    fn temporary_in(&self, folder: &Path) -> Result<Temporary, WriteError> {
+        loop {
+            let count = self.temporary.fetch_add(1, Ordering::Relaxed);
+            let path = folder.join(format!(".tmp-{}-{count}", std::process::id()));
+            match File::create_new(&path) {
+                Err(taken) if taken.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(WriteError::Create { path, source }),
+                Ok(file) => {
+                    return Ok(Temporary {
+                        path,
+                        file,
+                        placed: false,
+                    });
+                }
+            }
+        }
     }
 }
 
@@ -266,17 +279,6 @@ struct Temporary {
 }
 
 impl Temporary {
-    fn new(path: PathBuf) -> Result<Self, WriteError> {
-        match File::create(&path) {
-            Ok(file) => Ok(Self {
-                path,
-                file,
-                placed: false,
-            }),
-            Err(source) => Err(WriteError::Create { path, source }),
-        }
-    }
-
     fn rename(mut self, place: &Path) -> Result<(), WriteError> {
         fs::rename(&self.path, place).map_err(|source| WriteError::Rename {
             path: place.to_owned(),
@@ -322,21 +324,10 @@ pub fn source_store_path(
     nar_hash: &NarHash,
     references: &[StorePath],
 ) -> Result<StorePath, StorePathError> {
-    let mut sorted: Vec<&StorePath> = references.iter().collect();
+    let mut sorted = references.to_vec();
     sorted.sort_unstable();
     sorted.dedup();
-    let mut text = "source".to_owned();
-    for reference in sorted {
-        text.extend([":", STORE_DIR, "/", reference.base_name()]);
-    }
-    text.push_str(":sha256:");
-    for byte in nar_hash.as_bytes() {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text.extend([":", STORE_DIR, ":", name]);
-    let mut folded = [0u8; 20];
-    for (index, byte) in Sha256::digest(text.as_bytes()).iter().enumerate() {
-        folded[index % 20] ^= byte;
-    }
-    StorePath::from_base_name(&format!("{}-{name}", nix32::encode(&folded)))
+    let kind = content_address::kind("source", None, &sorted);
+    let hash = content_address::hash_part(&kind, &content_address::hexadecimal(nar_hash.as_bytes()), name);
+    StorePath::from_base_name(&format!("{hash}-{name}"))
 }

@@ -48,7 +48,7 @@ fn case(
         spoil: Box::new(spoil),
         error,
         fault,
-        struck: error != "NotInAnyCache",
+        struck: !["NotInAnyCache", "CredentialsRefused"].contains(&error),
     }
 }
 
@@ -103,13 +103,13 @@ fn statuses() -> Vec<Case> {
     vec![
         case(
             "H01 narinfo",
-            "NotInAnyCache",
+            "CredentialsRefused",
             "Unauthorized",
             on("narinfo", status(401, &[])),
         ),
         case(
             "H01 info",
-            "NotInAnyCache",
+            "CredentialsRefused",
             "Unauthorized",
             on("info", status(401, &[])),
         ),

@@ -97,6 +97,29 @@ fn foreign_urls(v4: u16, v6: u16) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// What a slip of the pen may write is damage, not an attack.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_url_that_is_only_misspelt_is_not_taken_for_an_attack() {
+    let fixture = Fixture::new("slip", 1000, Compression::None);
+    for slip in ["nar/x.nar#y", "nar/%zz", "nar/\u{e4}"] {
+        let files = fixture.with_line("URL", Some(slip));
+        let server = Server::start(move |asked, conn| files.serve(asked, conn));
+        let (error, faults) = refusal(vec![cache("c", &server.url(), None)], quick(), &fixture).await;
+        assert!(faults.starts_with("NarInfo(Url"), "{slip}: {error:?}");
+        assert_eq!(error.asked()[0].fault.class(), Class::Corrupt, "{slip}");
+    }
+}
+
+/// Such a URL in a narinfo is an attack, and the narinfo is not asked for again.
+async fn check_narinfo(fixture: &Fixture, id: &str, url: &str) {
+    let files = fixture.with_line("URL", Some(url));
+    let server = Server::start(move |asked, conn| files.serve(asked, conn));
+    let (error, faults) = refusal(vec![cache("c", &server.url(), None)], quick(), fixture).await;
+    assert!(faults.starts_with("NarInfo(Url"), "{id} {url}: {error:?}");
+    assert_eq!(error.asked()[0].fault.class(), Class::Hostile, "{id} {url}");
+    assert_eq!(server.count(".narinfo"), 1, "{id} {url}: no second try");
+}
+
 /// H31–H38 as URL of a narinfo and as redirect; the twin shows H42 with an allowed origin.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_narinfo_and_no_redirect_leads_to_another_place() {
@@ -106,10 +129,7 @@ async fn no_narinfo_and_no_redirect_leads_to_another_place() {
     let mut urls = foreign_urls(v4.port, v6.port);
     urls.push(("other host", format!("http://127.0.0.2:{}/x", other.port)));
     for (id, url) in &urls {
-        let files = fixture.with_line("URL", Some(url));
-        let server = Server::start(move |asked, conn| files.serve(asked, conn));
-        let (error, faults) = refusal(vec![cache("c", &server.url(), None)], quick(), &fixture).await;
-        assert!(faults.starts_with("NarInfo(Url"), "{id} {url}: {error:?}");
+        check_narinfo(&fixture, id, url).await;
 
         // The redirect of a narinfo, and of a NAR. Relative ones stay on the origin and are simply not there.
         for spoilt in [fixture.narinfo_path.clone(), fixture.nar_path.clone()] {

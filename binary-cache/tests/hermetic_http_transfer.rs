@@ -566,3 +566,34 @@ async fn a_download_that_drips_above_the_minimum_rate_ends_at_its_ceiling() {
     bench.get(&from, &fixture.path).await.unwrap();
     assert_eq!(bench.unpacked().unwrap(), fixture.contents);
 }
+
+/// H19. The length is right, and bytes follow that nobody asked for: they are not taken for the answer to what is asked next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_behind_an_answer_answer_nothing() {
+    let first = Fixture::new("first", 1000, Compression::None);
+    let second = Fixture::new("second", 2000, Compression::None);
+    let mut files = first.files.clone();
+    files.0.extend(second.files.0.clone());
+    let forged = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n".repeat(4);
+    for (behind, connections) in [(Vec::new(), 1), (forged, 2)] {
+        let (files, nar_path) = (files.clone(), first.nar_path.clone());
+        let extra = behind.clone();
+        let server = Server::start(move |asked, conn| {
+            if asked.path != nar_path {
+                return files.serve(asked, conn);
+            }
+            let body = &files.0[&nar_path];
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            // In one piece, so that all of it is there before the next request can be.
+            conn.raw(&[head.as_bytes(), body, &extra].concat());
+            Then::Keep
+        });
+        let from = one(&server);
+        for fixture in [&first, &second] {
+            let bench = Bench::new();
+            bench.get(&from, &fixture.path).await.unwrap();
+            assert!(bench.unpacked().unwrap() == fixture.contents);
+        }
+        assert_eq!(server.connections(), connections, "{} bytes behind", behind.len());
+    }
+}

@@ -28,7 +28,11 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer},
 };
 use server::Server;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinSet,
+};
 use tokio_rustls::TlsAcceptor;
 
 /// What the server does with the NAR.
@@ -41,6 +45,29 @@ enum Mode {
     ResetAlways,
     /// Half of it, then GOAWAY and the end of the connection; then good.
     GoAway,
+    /// A head, then resets of its stream without end.
+    Flood,
+}
+
+/// Resident memory of this process, in bytes. Its one test shares it with nobody.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// The flood was one, it cost no memory, and it ends where nobody listens any more.
+async fn check_flood(server: &TwoServer, before: usize) {
+    let sent = || server.floods.load(Ordering::Relaxed);
+    let grown = resident().saturating_sub(before);
+    assert!(sent() >= 10_000 && grown < 64 << 20, "{} resets, {grown} bytes", sent());
+    for _ in 0..100 {
+        let earlier = sent();
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        if sent() == earlier {
+            return;
+        }
+    }
+    panic!("still flooded: {} resets", sent());
 }
 
 struct TwoServer {
@@ -48,10 +75,13 @@ struct TwoServer {
     root: CertificateDer<'static>,
     connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
+    /// Resets sent in floods.
+    floods: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
-async fn serve(fixture: &Arc<Fixture>, mode: Mode) -> TwoServer {
+/// TLS for this machine that offers HTTP/2 alone, and the certificate to trust.
+fn tls() -> (TlsAcceptor, CertificateDer<'static>) {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])
         .unwrap()
@@ -69,22 +99,34 @@ async fn serve(fixture: &Arc<Fixture>, mode: Mode) -> TwoServer {
         )
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    (TlsAcceptor::from(Arc::new(config)), certificate)
+}
+
+async fn serve(fixture: &Arc<Fixture>, mode: Mode) -> TwoServer {
+    let (acceptor, certificate) = tls();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (fixture, opened, asked) = (fixture.clone(), connections.clone(), requests.clone());
     let nars = Arc::new(AtomicUsize::new(0));
+    let sent = Arc::new(AtomicUsize::new(0));
+    let floods = sent.clone();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut serving = JoinSet::new();
         while let Ok((socket, _)) = listener.accept().await {
             opened.fetch_add(1, Ordering::Relaxed);
             let (acceptor, fixture, asked, nars) = (acceptor.clone(), fixture.clone(), asked.clone(), nars.clone());
+            let floods = floods.clone();
             serving.spawn(async move {
-                let Ok(stream) = acceptor.accept(socket).await else {
+                let Ok(mut stream) = acceptor.accept(socket).await else {
                     return;
                 };
+                if mode == Mode::Flood {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    let _client_went_away = flood(&mut stream, &floods).await;
+                    return;
+                }
                 let Ok(mut connection) = h2::server::handshake(stream).await else {
                     return;
                 };
@@ -108,7 +150,38 @@ async fn serve(fixture: &Arc<Fixture>, mode: Mode) -> TwoServer {
         root: certificate,
         connections,
         requests,
+        floods: sent,
         _tasks: tasks,
+    }
+}
+
+/// Speaks frames by hand: what no well-behaved server says cannot be said through a library. The head of an answer to the
+/// first request, then its stream reset again and again.
+async fn flood(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), sent: &AtomicUsize) -> std::io::Result<()> {
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await?;
+    // SETTINGS of nothing.
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await?;
+    let asked = loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        stream.read_exact(&mut payload).await?;
+        // HEADERS: the request.
+        if head[3] == 1 {
+            break [head[5], head[6], head[7], head[8]];
+        }
+    };
+    // HEADERS with END_HEADERS: `:status: 200` is entry 8 of the static table.
+    stream.write_all(&[0, 0, 1, 1, 4]).await?;
+    stream.write_all(&asked).await?;
+    stream.write_all(&[0x88]).await?;
+    let reset = [&[0, 0, 4, 3, 0][..], &asked, &[0, 0, 0, 8]].concat();
+    let many = reset.repeat(1000);
+    loop {
+        stream.write_all(&many).await?;
+        sent.fetch_add(1000, Ordering::Relaxed);
     }
 }
 
@@ -165,6 +238,7 @@ async fn http_2_is_used_where_it_is_offered_and_its_ways_of_breaking_are_survive
         (Mode::ResetOnce, true),
         (Mode::GoAway, true),
         (Mode::ResetAlways, false),
+        (Mode::Flood, false),
     ] {
         let server = serve(&fixture, mode).await;
         let options = Options {
@@ -173,6 +247,7 @@ async fn http_2_is_used_where_it_is_offered_and_its_ways_of_breaking_are_survive
         };
         let bench = Bench::new();
         let from = Substituter::new(vec![cache("two", &server.url, Some(1))], options.clone()).unwrap();
+        let before = resident();
         let result = bench.get(&from, &fixture.path).await;
         assert_eq!(result.is_ok(), good, "{mode:?}: {result:?}");
         if good {
@@ -190,6 +265,10 @@ async fn http_2_is_used_where_it_is_offered_and_its_ways_of_breaking_are_survive
             server.requests.load(Ordering::Relaxed) <= 3 * quick().attempts as usize,
             "a flood is not answered by one"
         );
+        drop(from);
+        if mode == Mode::Flood {
+            check_flood(&server, before).await;
+        }
         let files = fixture.files.clone();
         let second = Server::start(move |asked, conn| files.serve(asked, conn));
         let both = vec![

@@ -13,7 +13,7 @@ mod signed;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use binary_cache::{
     key::{KeyNameError, KeyRing, KeyRingError, PublicKey, PublicKeyError, SecretKey, SecretKeyError, SignatureError},
-    narinfo::{NarInfo, TrustError},
+    narinfo::{NarInfo, NarInfoError, TrustError},
 };
 use crds::domain::store_path::StorePath;
 use signed::{asked, fields, key, signed_text};
@@ -42,6 +42,11 @@ fn with_sig(sig: &str) -> String {
     let text = signed_text(&key("cache-1", 1));
     let at = text.find("Sig: ").unwrap();
     format!("{}Sig: {sig}\n", &text[..at])
+}
+
+/// The line of the signature, from 1.
+fn sig_line(text: &str) -> usize {
+    1 + text.lines().position(|line| line.starts_with("Sig: ")).unwrap()
 }
 
 /// Bytes of the good signature.
@@ -112,6 +117,9 @@ fn only_a_good_signature_by_a_trusted_key_is_trusted() {
     ] {
         let error = verify(&text, &ring).expect_err(case);
         assert_eq!(variant(&error), wanted, "{case}: {error}");
+        if let TrustError::MalformedSignature { line, .. } = error {
+            assert_eq!(line, sig_line(&text), "{case}");
+        }
     }
 }
 
@@ -125,7 +133,10 @@ fn a_key_name_has_neither_space_nor_newline() {
     assert!(good_key().parse::<PublicKey>().is_ok(), "the twin");
     // G13: what stands behind the newline is a line of its own, and no field.
     let text = with_sig(&format!("cache\n-1:{}", STANDARD.encode(good_bytes())));
-    NarInfo::parse(text.as_bytes()).unwrap_err();
+    let behind = sig_line(&text) + 1;
+    let error = NarInfo::parse(text.as_bytes()).unwrap_err();
+    let field = "-1".to_owned();
+    assert_eq!(error, NarInfoError::NoSpace { line: behind, field });
     let text = with_sig(&format!("cache-1:{}", STANDARD.encode(good_bytes())));
     NarInfo::parse(text.as_bytes()).unwrap();
 }

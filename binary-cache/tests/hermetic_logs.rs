@@ -118,6 +118,8 @@ async fn a_cache_that_is_passed_over_for_what_it_served_is_warned_of_and_no_secr
         conn.reply(500, &[], b"CANARY-BODY");
         Then::Keep
     });
+    let leading_away = fixture.with_line("URL", Some("http://169.254.169.254/CANARY-URL"));
+    let leading_away = spoilt(&fixture, narinfo, 200, &[], &leading_away.0[narinfo]);
     let good = spoilt(&fixture, "/none", 404, &[], b"");
     let configs = vec![
         bearer("absent", &absent, 1),
@@ -126,7 +128,8 @@ async fn a_cache_that_is_passed_over_for_what_it_served_is_warned_of_and_no_secr
         netrc("page", &page, 4),
         netrc("corrupt", &corrupt, 5),
         bearer("hostile", &hostile, 6),
-        bearer("good", &good, 7),
+        bearer("leading away", &leading_away, 7),
+        bearer("good", &good, 8),
     ];
     let bench = Bench::new();
     let from = Substituter::new(configs, quick()).unwrap();
@@ -141,7 +144,12 @@ async fn a_cache_that_is_passed_over_for_what_it_served_is_warned_of_and_no_secr
     }
     check_warnings(
         &warnings(&log),
-        &[("page", &page), ("corrupt", &corrupt), ("hostile", &hostile)],
+        &[
+            ("page", &page),
+            ("corrupt", &corrupt),
+            ("hostile", &hostile),
+            ("leading away", &leading_away),
+        ],
         &fixture.path.to_string(),
     );
 }
@@ -153,12 +161,17 @@ fn check_warnings(warnings: &[(String, Value)], wanted: &[(&str, &Server)], path
         assert_eq!(fields["cache.url"], server.url(), "{fields}");
         assert_eq!(fields["store.path"], path, "{fields}");
         let security = fields.get("security").and_then(Value::as_bool);
-        assert_eq!(security, (name == "hostile").then_some(true), "{fields}");
+        assert_eq!(
+            security,
+            ["hostile", "leading away"].contains(&name.as_str()).then_some(true),
+            "{fields}"
+        );
     }
     for (name, text) in [
         ("page", "a web page where a narinfo should be"),
         ("corrupt", "has 9 bytes where the narinfo says "),
         ("hostile", "redirect refused: to the origin http://192.0.2.1"),
+        ("leading away", "bad `URL`: absolute"),
     ] {
         let error = |fields: &Value| fields["error"].as_str().unwrap().contains(text);
         assert!(

@@ -125,7 +125,8 @@ fn writing_and_reading_are_inverse() {
     (plain.download.file_hash, plain.download.file_size) = (None, None);
     let info = NarInfo::new(plain.clone());
     assert_eq!(accepted("without anything optional", info.to_text()).fields(), &plain);
-    plain.ca = Some("fixed:r:sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73".to_owned());
+    let (path, address, _) = ADDRESSED[0];
+    (plain.store_path, plain.ca) = (StorePath::from_base_name(path).unwrap(), Some(address.to_owned()));
     let info = NarInfo::new(plain.clone());
     assert_eq!(accepted("with a content address", info.to_text()).fields(), &plain);
 }
@@ -411,34 +412,114 @@ fn deriver_compression_and_content_address_are_known_forms_or_none() {
         };
         assert_eq!(variant(&source), reason, "{value}");
     }
-    for value in [
-        format!("text:sha256:{digest}"),
-        format!("fixed:r:sha256:{digest}"),
-        format!("fixed:sha256:{digest}"),
-    ] {
-        let info = accepted("I39", &and(&format!("CA: {value}\n")));
-        assert_eq!(info.fields().ca.as_deref(), Some(value.as_str()));
-    }
     assert_eq!(accepted("empty", &and("CA: \n")).fields().ca, None);
 }
 
+/// Content-addressed paths as Nix 2.8.0 made them, with their addresses and references: `nix-store --add`, `--add-fixed` with
+/// and without `--recursive`, `builtins.toFile`, and `nix store make-content-addressed`.
+const ADDRESSED: [(&str, &str, &[&str]); 9] = [
+    (
+        "rwzlk7p3v53djms8rzfyl2xyi0mj43bw-tree",
+        "fixed:r:sha256:1n7i5d9pqxda055s7r0ndpvq2nhfk2gc7yp2wfqh8m9zi1kwdlsa",
+        &[],
+    ),
+    (
+        "563rjc8skvl32sn4b85s977wnhafb30j-selfy",
+        "fixed:r:sha256:1070hkzkvadpaqsp2zlhah8lpin3xz8q4hrb0jrw92ml50b63mai",
+        &[
+            "563rjc8skvl32sn4b85s977wnhafb30j-selfy",
+            "rwzlk7p3v53djms8rzfyl2xyi0mj43bw-tree",
+        ],
+    ),
+    (
+        "dhnq8yx66flyr6bna9nkz8zj8yallw35-tree",
+        "fixed:r:sha1:2qn5l5rgzszrq7vanjllfwsxgfyf1flp",
+        &[],
+    ),
+    (
+        "gpqz32wnj4gdnz0yv2vjfcsslbwhfdr3-tree",
+        "fixed:r:sha512:0qgs3mqqbd8m1bv6vahxazqsm4ag45pdf92y2a5054dhcdays7bz2phzir4w1aq8sn01s6xsmzw53dn2fl9vwxlw2pkgfzki6p58sl4",
+        &[],
+    ),
+    (
+        "z1rahp9fy11h8yvihxhgj8vr2pb6db1a-file.txt",
+        "fixed:sha256:00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aq",
+        &[],
+    ),
+    (
+        "saz56sqca1hwr9kl6nifa7sxp08crgg7-file.txt",
+        "fixed:sha1:iwjz551fyw0cxcjgf4l6c879zabd6wpm",
+        &[],
+    ),
+    (
+        "14jkq42hdy6md5659r4q5gjfd9q9bf6v-file.txt",
+        "fixed:md5:4425hx5d1mc9y39llj4k4nm55i",
+        &[],
+    ),
+    (
+        "yrljpcqq0i1pa6pzl42wk4aswnsjar74-a.txt",
+        "text:sha256:1fs8xspqaxw0p5r4wz0lz3pqd9sdvhirmcriqbxcmg8vr89835ya",
+        &[],
+    ),
+    (
+        "7kg4na2ccdn7kn4hj8cb2fdfk26k1r1j-b.txt",
+        "text:sha256:1ksi5gg15vac8asidyqvxd3982mw2g11x4h3y35wh5rxl5jf0y4z",
+        &["yrljpcqq0i1pa6pzl42wk4aswnsjar74-a.txt"],
+    ),
+];
+
+/// An unsigned narinfo with a content address.
+fn addressed(path: &str, address: &str, references: &[&str]) -> NarInfo {
+    let store_path = |name: &&str| StorePath::from_base_name(name).unwrap();
+    let mut all = fields();
+    all.store_path = store_path(&path);
+    all.references = references.iter().map(store_path).collect();
+    all.ca = Some(address.to_owned());
+    NarInfo::new(all)
+}
+
+/// I39.
 #[test]
-fn a_content_address_of_another_path_is_ignored_and_none_stands_in_for_a_signature() {
-    // I39: well-formed, but this path was not made from it. It decides nothing, so it need not be right: see
-    // docs/decisions/0008-content-addresses-decide-nothing.md.
+fn a_content_address_must_be_that_of_its_path() {
+    for (path, address, references) in ADDRESSED {
+        let text = addressed(path, address, references).to_text().to_owned();
+        assert_eq!(accepted(path, &text).fields().ca.as_deref(), Some(address));
+        let wrong = |case: &str, text: &str| {
+            let NarInfoError::Ca { source, .. } = refused(case, text, "Ca") else {
+                panic!("{case}")
+            };
+            variant(&source)
+        };
+        for (other, other_address, _) in ADDRESSED.iter().filter(|other| other.0 != path) {
+            let text = addressed(path, other_address, references).to_text().to_owned();
+            let reason = wrong(&format!("{path} with the address of {other}"), &text);
+            assert!(["OtherPath", "References"].contains(&reason.as_str()), "{reason}");
+        }
+        let name = format!("{}x", &path[..path.len() - 1]);
+        assert_eq!(wrong(path, addressed(&name, address, &[]).to_text()), "OtherPath");
+        let more: Vec<&str> = [references, &["00000000000000000000000000000000-more"]].concat();
+        let by_name = address.starts_with("text:") || address.starts_with("fixed:r:sha256:");
+        let reason = wrong(path, addressed(path, address, &more).to_text());
+        assert_eq!(reason, if by_name { "OtherPath" } else { "References" }, "{path}");
+    }
+    let (path, address, _) = ADDRESSED[7];
+    let NarInfoError::Ca { source, .. } = refused("text", addressed(path, address, &[path]).to_text(), "Ca") else {
+        panic!("{path}")
+    };
+    assert_eq!(variant(&source), "References", "a text cannot hold its own name");
+}
+
+#[test]
+fn a_right_content_address_stands_in_for_no_signature() {
     let ring = KeyRing::new(vec![key("cache-1", 1).public_key()]).unwrap();
-    let mut fields = fields();
-    fields.ca = Some("fixed:r:sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73".to_owned());
-    let mut info = NarInfo::new(fields);
-    let error = info.clone().verify(&asked(), &ring).unwrap_err();
-    assert_eq!(error, TrustError::NoSignature { path: asked() }, "G23");
+    let (path, address, references) = ADDRESSED[0];
+    let path = StorePath::from_base_name(path).unwrap();
+    let read = |info: &NarInfo| accepted("read back", info.to_text());
+    let mut info = addressed(path.base_name(), address, references);
+    let error = read(&info).verify(&path, &ring).unwrap_err();
+    assert_eq!(error, TrustError::NoSignature { path: path.clone() }, "G23");
     info.sign(&key("cache-1", 1));
-    let trusted = info.verify(&asked(), &ring).unwrap();
-    assert_eq!(
-        trusted.signed_by(),
-        ["cache-1"],
-        "I39: by its signature, as without one"
-    );
+    assert_eq!(read(&info).verify(&path, &ring).unwrap().signed_by(), ["cache-1"]);
 }
 
 #[test]

@@ -93,6 +93,43 @@ async fn a_tree_goes_into_a_cache_and_comes_out_the_same_in_every_compression() 
 }
 
 #[test]
+fn two_writers_of_one_process_fill_one_folder_and_do_not_write_into_each_others_files() {
+    let dir = tempfile::tempdir().unwrap();
+    // What a writer that was killed left under the first name of the next.
+    let left = dir.path().join(format!(".tmp-{}-0", std::process::id()));
+    fs::write(&left, "left").unwrap();
+    let writers = [(); 2].map(|()| CacheWriter::create(dir.path(), 40).unwrap());
+    let nars: Vec<Vec<u8>> = (0..40)
+        .map(|seed| nar_of(&fixture::noise(200_000, 2 * seed + 1)))
+        .collect();
+    let paths: Vec<StorePath> = nars
+        .iter()
+        .map(|nar| source_store_path("x", &sha256(nar), &[]).unwrap())
+        .collect();
+    // Both count from where they were made: nearly every name is asked for twice, at the same time.
+    std::thread::scope(|scope| {
+        for (number, writer) in writers.iter().enumerate() {
+            let (nars, paths) = (&nars, &paths);
+            scope.spawn(move || {
+                for (nar, path) in nars.iter().zip(paths).skip(number).step_by(2) {
+                    let entry = entry(path, Compression::None);
+                    writer.add_nar(&entry, nar.as_slice(), &[secret_key()]).unwrap();
+                }
+            });
+        }
+    });
+    for (nar, path) in nars.iter().zip(&paths) {
+        let text = fs::read(dir.path().join(format!("{}.narinfo", path.hash()))).unwrap();
+        let narinfo = NarInfo::parse(&text).unwrap();
+        let url = narinfo.fields().download.url.to_string();
+        assert!(fs::read(dir.path().join(url)).unwrap() == *nar, "{path}");
+    }
+    assert_eq!(fs::read_to_string(&left).unwrap(), "left");
+    assert_eq!(fs::read_dir(dir.path().join("nar")).unwrap().count(), nars.len());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), nars.len() + 3);
+}
+
+#[test]
 fn a_narinfo_carries_every_signature_and_the_info_its_priority() {
     let dir = tempfile::tempdir().unwrap();
     let writer = CacheWriter::create(dir.path(), 33).unwrap();

@@ -41,7 +41,9 @@ pub enum ConditionReason {
     SignatureUntrusted,
     /// Every cache answered, and none has the path.
     NotInAnyCache,
-    /// A cache does not answer, or refuses its credentials.
+    /// A cache wants other credentials than its secret holds, or any at all.
+    CredentialsRefused,
+    /// A cache does not answer.
     CacheUnreachable,
     /// A cache answers with something that is no cache's answer.
     CacheCorrupt,
@@ -100,6 +102,7 @@ impl ConditionReason {
             Self::AllSigned => "AllSigned",
             Self::SignatureUntrusted => "SignatureUntrusted",
             Self::NotInAnyCache => "NotInAnyCache",
+            Self::CredentialsRefused => "CredentialsRefused",
             Self::CacheUnreachable => "CacheUnreachable",
             Self::CacheCorrupt => "CacheCorrupt",
             Self::ClosureTooLarge => "ClosureTooLarge",

@@ -29,6 +29,8 @@ pub enum Reason {
     SignatureUntrusted,
     /// What came is not what was signed.
     HashMismatch,
+    /// A cache wants other credentials than it was given, or any at all.
+    CredentialsRefused,
     /// No cache answered.
     CacheUnreachable,
     /// Every cache answered, none has the path.

@@ -8,6 +8,31 @@ use crate::{catalogue::EnvironmentKey, convert::is_object_name};
 /// The CSI driver's name.
 pub const DRIVER: &str = "csi.cudaenv.dev";
 
+const _: () = assert!(is_driver_name(DRIVER), "no CSI driver may be called so");
+
+/// Whether a CSI driver may be called so, and kubelet can make a folder and the API server an object of that name: at most 63
+/// lower-case letters, digits, dashes and dots, with a letter or digit at either end of each part between dots.
+pub const fn is_driver_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes.len() > 63 {
+        return false;
+    }
+    let mut at = 0;
+    while at < bytes.len() {
+        let at_an_end = at == 0 || at + 1 == bytes.len() || bytes[at - 1] == b'.' || bytes[at + 1] == b'.';
+        let good = match bytes[at] {
+            b'a'..=b'z' | b'0'..=b'9' => true,
+            b'-' | b'.' => !at_an_end,
+            _ => false,
+        };
+        if !good {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
 /// Label of a pod that asks for injection, with the value `true`.
 pub const INJECT_LABEL: &str = "cudaenv.dev/inject";
 /// Annotation of a pod: the name of its environment.
@@ -237,5 +262,34 @@ mod tests {
             assert!(refused.starts_with(says), "{refused}");
         }
         read(&[name]).unwrap();
+    }
+
+    /// X26.
+    #[test]
+    fn a_csi_driver_is_called_by_a_short_plain_name() {
+        let longest = format!("{}.dev", "x".repeat(59));
+        for good in [DRIVER, "a", "csi.v2", "0.a-b.c", &longest] {
+            assert!(is_driver_name(good), "{good}");
+        }
+        let too_long = format!("x{longest}");
+        for bad in [
+            "",
+            &too_long,
+            ".csi.cudaenv.dev",
+            "csi.cudaenv.dev.",
+            "csi..dev",
+            "csi.Cudaenv.dev",
+            "csi/cudaenv.dev",
+            "-csi.dev",
+            "csi-.dev",
+            "csi.-dev",
+            "csi.dev-",
+            "csi cudaenv",
+            "csi_cudaenv",
+            "cs\u{ee}.dev",
+            "csi.dev\n",
+        ] {
+            assert!(!is_driver_name(bad), "{bad:?}");
+        }
     }
 }

@@ -417,6 +417,46 @@ fn undeclared_code_is_assumed_to_fit_until_it_was_read() {
 }
 
 #[test]
+fn what_could_not_be_read_is_named_where_the_rest_decided() {
+    let broken = |count: usize| (0..count).map(|number| format!("/x/lib{number}.so")).collect();
+    let read = |text: &str, unreadable: Vec<String>| -> KnownContents {
+        let contents = Contents {
+            code: code(text),
+            unreadable,
+            ..Contents::default()
+        };
+        [(path("12.4"), contents)].into()
+    };
+    let host = node("550.163.01", "9.0");
+    let refused = |text: &str, files| verdict(&host, &undeclared("12.4"), &read(text, files)).unwrap_err().1;
+    for text in ["8.0", "+9.0@8.7"] {
+        let (with, without) = (refused(text, broken(1)), refused(text, broken(0)));
+        assert!(
+            with.starts_with(&without) && with.contains("/x/lib0.so, which could not be read"),
+            "{with}"
+        );
+        assert!(
+            with.contains("declare `code`") && !without.contains("declare"),
+            "{with}; {without}"
+        );
+    }
+    assert!(refused("8.0", broken(1000)).contains("/x/lib7.so and 992 more files"));
+    // What fits by what was read, or carries nothing that was read, may still fail in the file that was not.
+    for text in ["9.0", ""] {
+        let selected = verdict(&host, &undeclared("12.4"), &read(text, broken(1))).unwrap();
+        assert!(
+            selected.warnings[0].contains("/x/lib0.so could not be read"),
+            "{:?}",
+            selected.warnings
+        );
+        assert_eq!(selected.warnings.len(), 1);
+    }
+    // The author's word is not judged by files.
+    let declared = verdict(&host, &variant("12.4", "8.0"), &read("8.0", broken(1))).unwrap_err();
+    assert!(!declared.1.contains("could not be read"), "{}", declared.1);
+}
+
+#[test]
 fn unknown_gpus_are_a_warning() {
     let selected = fits(&node("550.163.01", ""), &undeclared("12.4"), Mode::Native);
     assert_eq!((selected.unknown.len(), selected.warnings.len()), (0, 1));
@@ -438,6 +478,7 @@ fn files_without_code_for_the_node_and_a_libcuda_in_the_closure_are_warned_of() 
             file("libptx.so", "+9.0@8.7"),
         ],
         compat: Some(library_580()),
+        unreadable: Vec::new(),
     };
     let known: KnownContents = [(path("12.4"), contents)].into();
     let selected = verdict(&node("550.163.01", "9.0"), &undeclared("12.4"), &known).unwrap();
@@ -459,7 +500,7 @@ fn many_bad_files_are_counted_not_listed() {
     let contents = Contents {
         code: code("9.0"),
         files: (0..1_000).map(bad).collect(),
-        compat: None,
+        ..Contents::default()
     };
     let known: KnownContents = [(path("12.4"), contents)].into();
     let selected = verdict(&node("550.163.01", "9.0"), &undeclared("12.4"), &known).unwrap();

@@ -55,6 +55,7 @@ pub fn add(layout: &mut Layout, closure: &Closure) -> Result<String> {
             "-l:libpthread.so.0".to_owned(),
             "-l:librt.so.1".to_owned(),
         ];
+        compile("load", &folder.join("bin/load"), &flags)?;
         compile("jit", &folder.join("bin/jit"), &flags)
     })?;
     layout.add_environment("jit-env", &[&closure.runtime, &programs])

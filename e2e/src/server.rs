@@ -45,6 +45,8 @@ pub struct Server {
 struct Shared {
     folder: PathBuf,
     bytes_per_second: Option<u64>,
+    /// The `Authorization` without which everything is 401.
+    authorization: Option<String>,
     log: Mutex<Vec<Access>>,
     connections: Mutex<BTreeMap<u64, TcpStream>>,
     stopping: AtomicBool,
@@ -59,7 +61,13 @@ impl Server {
     /// As `start`, each connection sending at most so many bytes a second.
     pub fn start_at_rate(folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
-        Self::serve(listener, folder, bytes_per_second)
+        Self::serve(listener, folder, bytes_per_second, None)
+    }
+
+    /// As `start`, but every request without exactly that `Authorization` is answered with 401.
+    pub fn start_guarded(folder: &Path, authorization: &str) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
+        Self::serve(listener, folder, None, Some(authorization.to_owned()))
     }
 
     /// As `start_at_rate`, in the network namespace of that file (`/proc/PID/ns/net`), on an address of its own.
@@ -73,14 +81,20 @@ impl Server {
         let listener = bound
             .join()
             .map_err(|_| anyhow!("the thread that listens panicked"))??;
-        Self::serve(listener, folder, bytes_per_second)
+        Self::serve(listener, folder, bytes_per_second, None)
     }
 
-    fn serve(listener: TcpListener, folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
+    fn serve(
+        listener: TcpListener,
+        folder: &Path,
+        bytes_per_second: Option<u64>,
+        authorization: Option<String>,
+    ) -> Result<Self> {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
             bytes_per_second,
+            authorization,
             log: Mutex::default(),
             connections: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -181,6 +195,7 @@ struct Request {
     method: String,
     path: String,
     from: Option<u64>,
+    authorization: Option<String>,
 }
 
 fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
@@ -193,15 +208,24 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Req
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
         return Err(std::io::Error::from(ErrorKind::InvalidData));
     };
-    let mut from = None;
+    let (mut from, mut authorization) = (None, None);
     loop {
         let mut header = String::new();
         if head.read_line(&mut header)? == 0 {
             return Ok(None);
         }
+        let value = header.split_once(": ").map(|(_, value)| value.trim_end().to_owned());
         let header = header.trim_end().to_ascii_lowercase();
         if header.is_empty() {
-            return Ok(Some(Request { method, path, from }));
+            return Ok(Some(Request {
+                method,
+                path,
+                from,
+                authorization,
+            }));
+        }
+        if header.starts_with("authorization: ") {
+            authorization = value;
         }
         if let Some(range) = header.strip_prefix("range: bytes=") {
             from = range.strip_suffix('-').and_then(|start| start.parse().ok());
@@ -210,6 +234,10 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Req
 }
 
 fn answer(mut stream: &TcpStream, shared: &Shared, request: &Request, access: &mut Access) -> std::io::Result<()> {
+    if shared.authorization.is_some() && shared.authorization != request.authorization {
+        access.status = 401;
+        return stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n");
+    }
     let opened = resolve(&shared.folder, &request.path).and_then(|path| open_file(&path));
     let Some((mut file, size)) = opened else {
         access.status = 404;
@@ -309,5 +337,20 @@ mod tests {
         }
         assert_eq!(server.log().len(), cases.len());
         assert_eq!(server.bytes_served(), 26);
+    }
+
+    #[test]
+    fn a_guarded_server_answers_those_with_the_right_word_only() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "x").unwrap();
+        let server = Server::start_guarded(folder.path(), "Bearer Right").unwrap();
+        for (header, status) in [
+            ("", "401"),
+            ("Authorization: Bearer wrong\r\n", "401"),
+            ("Authorization: Bearer right\r\n", "401"),
+            ("authorization: Bearer Right\r\n", "200"),
+        ] {
+            assert_eq!(ask(&server, "/file", header).0, status, "{header}");
+        }
     }
 }

@@ -171,25 +171,166 @@ fn rooms_keep_their_doors_closed() {
         .flat_map(|(folder, files)| files.into_iter().map(move |file| (folder.clone(), file)))
     {
         let inside = file.path.strip_prefix(folder).unwrap();
-        let room = inside
-            .iter()
-            .next()
-            .unwrap()
-            .to_string_lossy()
-            .trim_end_matches(".rs")
-            .to_owned();
-        let closed = CLOSED_DOORS
-            .iter()
-            .find(|(name, _)| *name == room)
-            .map_or(&[][..], |(_, closed)| closed);
-        wrong.extend(
-            closed
-                .iter()
-                .filter(|other| file.program().contains(&format!("crate::{other}::")))
-                .map(|other| format!("{}: {other}", file.shown())),
-        );
+        let opened = doors_opened(inside, file.program()).into_iter();
+        wrong.extend(opened.map(|other| format!("{}: {other}", file.shown())));
     }
     assert_none("rooms that import what they must not", wrong);
+}
+
+/// The closed doors that a file of a program, at `inside` below its `src`, opens: in a `use`, grouped or not, or in a path
+/// written out.
+fn doors_opened(inside: &Path, program: &str) -> Vec<&'static str> {
+    let mut module: Vec<String> = inside
+        .with_extension("")
+        .iter()
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
+    let closed = CLOSED_DOORS.iter().find(|(room, _)| *room == module[0]);
+    module.insert(0, "crate".to_owned());
+    let imported: BTreeSet<String> = imports(program)
+        .into_iter()
+        .filter_map(|(_, path)| room_of(&module, &path))
+        .collect();
+    let opened = |other: &&str| imported.contains(*other) || program.contains(&format!("crate::{other}::"));
+    closed
+        .map_or(&[][..], |(_, doors)| doors)
+        .iter()
+        .copied()
+        .filter(opened)
+        .collect()
+}
+
+/// The room of the crate that a path in a `use` of `module` leads to; nothing where it leads into another crate.
+fn room_of(module: &[String], path: &str) -> Option<String> {
+    let mut at = module.to_vec();
+    let mut parts = path
+        .split("::")
+        .map(|part| part.split(' ').next().unwrap_or(part))
+        .peekable();
+    match parts.peek().copied() {
+        Some("crate") => at.truncate(0),
+        Some("self" | "super") => {}
+        _ => return None,
+    }
+    for part in parts {
+        match part {
+            "self" => {}
+            "super" => drop(at.pop()),
+            name => at.push(name.to_owned()),
+        }
+    }
+    at.into_iter().nth(1)
+}
+
+/// Every path that the `use` items of a text name, groups taken apart, with the line that the item begins on.
+fn imports(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut lines = text.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        let (visibility, rest) = line.trim_start().split_once("use ").unwrap_or(("-", ""));
+        if !(visibility.is_empty() || visibility.starts_with("pub") && visibility.ends_with(' ')) {
+            continue;
+        }
+        let mut item = rest.to_owned();
+        while !item.contains(';') {
+            let Some((_, more)) = lines.next() else { break };
+            item.push_str(more.split("//").next().unwrap_or_default());
+        }
+        let mut paths = Vec::new();
+        take_apart("", item.split(';').next().unwrap_or_default(), &mut paths);
+        found.extend(paths.into_iter().map(|path| (number + 1, path)));
+    }
+    found
+}
+
+/// `a::{b, c::{d, e}}` is `a::b`, `a::c::d` and `a::c::e`.
+fn take_apart(before: &str, tree: &str, into: &mut Vec<String>) {
+    let Some((head, group)) = tree.split_once('{') else {
+        let leaf = tree.trim();
+        if !leaf.is_empty() {
+            into.push(format!("{before}{leaf}"));
+        }
+        return;
+    };
+    let before = format!("{before}{}", head.trim());
+    let group = group.rsplit_once('}').map_or(group, |(group, _)| group);
+    let (mut depth, mut from) = (0_i32, 0);
+    for (at, byte) in group.bytes().enumerate() {
+        match byte {
+            b'{' => depth += 1,
+            b'}' => depth -= 1,
+            b',' if depth == 0 => {
+                take_apart(&before, &group[from..at], into);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    take_apart(&before, &group[from..], into);
+}
+
+#[test]
+fn a_door_is_seen_through_however_it_is_written() {
+    let opened = |inside: &str, program: &str| doors_opened(Path::new(inside), program);
+    for program in [
+        "use crate::observe::driver;",
+        "use crate::observe;",
+        "use crate::{observe, snapshot::view};",
+        "pub(crate) use crate::{\n    snapshot::{view::{A, B}, node},\n    observe::{self, gpus}, // why\n};",
+        "use super::super::observe::driver;",
+        "use super::super::{observe as seen};",
+        "fn f() { crate::observe::driver::look() }",
+    ] {
+        assert_eq!(opened("plan/view.rs", program), ["observe"], "{program}");
+        assert_eq!(opened("run.rs", program), [""; 0], "the root may: {program}");
+    }
+    assert_eq!(opened("plan.rs", "use super::{act, snapshot};"), ["act"]);
+    for program in [
+        "use crate::{snapshot::{observe, act}, plan::report};",
+        "use super::{act, observe};",
+        "use crds::{observe, act};",
+        "// use crate::observe;",
+    ] {
+        assert_eq!(opened("plan/view.rs", program), [""; 0], "{program}");
+    }
+}
+
+#[test]
+fn an_effect_is_seen_however_it_is_imported() {
+    for program in [
+        "use std::fs;",
+        "use std::{collections::BTreeMap, fs};",
+        "use std::{\n    fmt,\n    fs::{self, File},\n};",
+        "fn f() { std::fs::read(\"x\") }",
+        "use std::{io, process::Command};",
+        "use tokio::sync;",
+        "let now = Instant::now();",
+    ] {
+        assert_eq!(effects(program).len(), 1, "{program}: {:?}", effects(program));
+    }
+    for program in [
+        "use std::{collections::BTreeMap, fmt};",
+        "// std::fs",
+        "use crate::{fs, thread};",
+    ] {
+        assert!(effects(program).is_empty(), "{program}");
+    }
+}
+
+/// The words for effects in a text, with their lines.
+fn effects(program: &str) -> BTreeSet<(usize, &'static str)> {
+    let lines = program
+        .lines()
+        .enumerate()
+        .map(|(number, line)| (number + 1, line.to_owned()));
+    lines
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        .chain(imports(program))
+        .flat_map(|(number, text)| {
+            let words = EFFECTS.into_iter().filter(move |word| text.contains(word));
+            words.map(move |word| (number, word))
+        })
+        .collect()
 }
 
 #[test]
@@ -204,19 +345,8 @@ fn what_only_thinks_has_no_effects() {
     let thinking = thinking.into_iter().flat_map(sources);
     let mut wrong = Vec::new();
     for file in thinking.filter(|file| !file.path.components().any(|part| part.as_os_str() == "bin")) {
-        for (number, line) in file
-            .program()
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| !line.trim_start().starts_with("//"))
-        {
-            wrong.extend(
-                EFFECTS
-                    .iter()
-                    .filter(|word| line.contains(**word))
-                    .map(|word| format!("{}:{}: {word}", file.shown(), number + 1)),
-            );
-        }
+        let found = effects(file.program()).into_iter();
+        wrong.extend(found.map(|(number, word)| format!("{}:{number}: {word}", file.shown())));
     }
     assert_none("effects in rooms that only think", wrong);
 }

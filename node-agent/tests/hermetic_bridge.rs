@@ -17,10 +17,14 @@ use std::{
 
 use elf::{ElfSpec, cuda_note};
 use node_agent::{
-    act::bridge::{BuildError, Sources, build},
+    act::{
+        bridge::{BuildError, Sources, build},
+        install::{self, InstallError, Origin},
+    },
     elf::Elf,
     plan::bridge::{BridgePlan, BridgeRefusal, Source, plan},
     snapshot::driver::{CompatFiles, DriverFiles, Environment, LibraryFile},
+    store::NodeStore,
 };
 
 const FULL: [(&str, &str); 9] = [
@@ -285,6 +289,14 @@ impl Folders {
         let destination = fs::File::open(self.folder.path().join("bridge")).unwrap();
         build(plan, &sources, destination.as_fd()).map(|built| built.bytes)
     }
+    fn install(&self, store: &NodeStore, compat: Option<&Path>) -> Result<bool, InstallError> {
+        let origin = Origin {
+            searched: &self.folder.path().join("driver"),
+            driver_root: Path::new("/"),
+            compat,
+        };
+        install::bridge(store, &self.plan(), origin)
+    }
     fn bridge(&self, name: &str) -> PathBuf {
         self.folder.path().join("bridge/driver/lib").join(name)
     }
@@ -368,4 +380,77 @@ fn a_libcuda_that_cannot_be_rewritten_is_an_error_not_a_copy() {
     folders.driver.files[0].size = fs::metadata(&path).unwrap().len();
     let error = folders.build(&folders.plan()).unwrap_err();
     assert!(matches!(error, BuildError::Rewrite { .. }), "{error:?}");
+}
+
+fn count(folder: &Path) -> usize {
+    fs::read_dir(folder).unwrap().count()
+}
+
+#[test]
+fn a_bridge_is_installed_once_and_a_copy_that_fails_leaves_nothing_behind() {
+    let folders = Folders::new();
+    let state = tempfile::tempdir().unwrap();
+    let store = NodeStore::open(state.path()).unwrap();
+    let jit = folders.folder.path().join("driver/lib").join(FULL[7].0);
+    let whole = fs::read(&jit).unwrap();
+    fs::write(&jit, b"shorter").unwrap();
+    for _ in 0..3 {
+        let error = folders.install(&store, None).unwrap_err();
+        let InstallError::Build { source } = &error else {
+            unreachable!("{error:?}")
+        };
+        assert!(matches!(source, BuildError::Changed { .. }), "{source:?}");
+        assert_eq!(count(&store.layout().staging()), 0);
+        assert_eq!(count(&store.layout().drivers()), 0);
+    }
+    fs::write(&jit, whole).unwrap();
+    assert!(folders.install(&store, None).unwrap(), "built");
+    assert!(!folders.install(&store, None).unwrap(), "there already");
+    assert_eq!(count(&store.layout().staging()), 0);
+    assert_eq!(count(&store.layout().drivers()), 1);
+}
+
+#[test]
+fn a_bridge_that_lost_files_in_a_power_cut_is_built_again() {
+    let folders = Folders::new();
+    let state = tempfile::tempdir().unwrap();
+    let store = NodeStore::open(state.path()).unwrap();
+    folders.install(&store, None).unwrap();
+    let home = store.layout().bridge(&folders.plan().id);
+    let lib = home.join("driver/lib");
+    let files = [FULL[0].0, FULL[7].0, "libcuda.so.1"];
+    let read = || files.map(|name| fs::read(lib.join(name)).unwrap());
+    let before = read();
+    let breakages: [fn(&Path); 4] = [
+        |home| fs::remove_dir_all(home.join("driver")).unwrap(),
+        |home| fs::remove_file(home.join("driver/lib").join(FULL[7].0)).unwrap(),
+        |home| fs::remove_file(home.join("driver/lib/libcuda.so.1")).unwrap(),
+        |home| fs::write(home.join("driver/lib").join(FULL[0].0), "").unwrap(),
+    ];
+    for (number, damage) in breakages.into_iter().enumerate() {
+        damage(&home);
+        assert!(folders.install(&store, None).unwrap(), "{number}: built again");
+        assert_eq!(read(), before, "{number}");
+        assert!(!folders.install(&store, None).unwrap(), "{number}: and then whole");
+        assert_eq!(count(&store.layout().staging()), 0, "{number}");
+    }
+}
+
+#[test]
+fn compat_libraries_are_not_taken_through_a_store_path_that_is_a_link() {
+    let folders = Folders::new();
+    let state = tempfile::tempdir().unwrap();
+    let store = NodeStore::open(state.path()).unwrap();
+    let (compat, link) = (folders.folder.path().join("compat"), folders.folder.path().join("link"));
+    fs::create_dir(&compat).unwrap();
+    symlink(&compat, &link).unwrap();
+    let error = folders.install(&store, Some(&link)).unwrap_err();
+    let InstallError::Build { source } = &error else {
+        unreachable!("{error:?}")
+    };
+    assert!(
+        matches!(source, BuildError::OpenCompat { path, .. } if *path == link),
+        "{source:?}"
+    );
+    assert!(folders.install(&store, Some(&compat)).unwrap());
 }

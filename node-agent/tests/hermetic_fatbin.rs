@@ -296,10 +296,33 @@ fn a_store_path_is_walked_and_every_finding_named_by_its_store_path() {
         "{}",
         found.unreadable[0].why
     );
+    assert_eq!(found.contents.unreadable, [format!("{base}/broken.so")]);
+    assert!(!found.disk_failed, "read to the end, and broken");
+    let other = node_agent::fatbin::scan::Scan::default().contents;
+    assert_eq!(
+        scan::merge([&other, &found.contents]).unreadable,
+        found.contents.unreadable
+    );
     assert_eq!(found.runtimes, ["12.8".parse().unwrap()]);
     assert_eq!(found.elf_files, 5);
     let single = scan::scan_store_path(&lib.join("liba.so"), shown_as).unwrap();
     assert_eq!(single.contents.files[0].path, shown_as.to_str().unwrap());
+}
+
+#[test]
+fn a_store_path_that_is_a_link_carries_nothing_and_hides_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("liba.so");
+    fs::write(&file, library(vec![(".nv_fatbin", region(&[cubin(80, 0)]))])).unwrap();
+    for target in ["liba.so", "nowhere", "/"] {
+        let link = folder.path().join("link");
+        symlink(target, &link).unwrap();
+        let found = scan::scan_store_path(&link, Path::new("/x")).unwrap();
+        assert_eq!(found, scan::Scan::default(), "{target}");
+        fs::remove_file(link).unwrap();
+    }
+    let found = scan::scan_store_path(&file, Path::new("/x")).unwrap();
+    assert_eq!(found.contents.files.len(), 1);
 }
 
 #[test]

@@ -221,6 +221,32 @@ async fn what_a_crash_can_leave_is_swept_and_what_lives_is_not() {
     assert_clean(&store, &cache.paths);
 }
 
+#[test]
+fn a_workspace_that_is_dropped_takes_what_is_in_it_along_and_never_a_later_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let staging = store.layout().staging();
+    let work = store.workspace().unwrap();
+    let tree = work.path().join("half/a/view");
+    fs::create_dir_all(&tree).unwrap();
+    fs::write(tree.join("file"), "x").unwrap();
+    fs::set_permissions(&tree, fs::Permissions::from_mode(0o555)).unwrap();
+    drop(work);
+    assert!(names(&staging).is_empty());
+
+    // The name of one that is finished goes to the next: dropping the first must spare it.
+    let first = store.workspace().unwrap();
+    let name = first.path().to_owned();
+    fs::remove_dir(&name).unwrap();
+    let second = store.workspace().unwrap();
+    assert_eq!(second.path(), name);
+    fs::write(second.path().join("file"), "x").unwrap();
+    drop(first);
+    assert_eq!(names(&name), ["file"]);
+    second.finish().unwrap();
+    assert!(names(&staging).is_empty());
+}
+
 fn everything_old(state: &node_agent::snapshot::store::StoreState) -> CollectPlan {
     let policy = CollectPolicy {
         high: 0,

@@ -135,9 +135,10 @@ fn permitted(host: &str, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConnectFault
     }
 }
 
-/// Metadata services outside the link-local ranges: AWS, Google (IPv6), Alibaba and Azure.
-const METADATA: [IpAddr; 4] = [
+/// Metadata services outside the link-local ranges: AWS and its EKS Pod Identity, Google (IPv6), Alibaba and Azure.
+const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
@@ -235,6 +236,8 @@ mod tests {
             "::ffff:127.0.0.1",
             "fe80::1",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "169.254.170.23",
             "fd20:ce::254",
             "100.100.100.200",
             "168.63.129.16",
@@ -259,6 +262,8 @@ mod tests {
             ("cache.example", "10.0.0.1"),
             ("cache.example", "2001:db8::254"),
             ("cache.example", "fd00:ec2::1:254"),
+            ("cache.example", "fd00:ec2::24"),
+            ("cache.example", "fd00:ec2::1:23"),
             ("cache.example", "fd20:ce:1::254"),
             ("cache.example", "100.100.100.201"),
             ("cache.example", "169.253.169.254"),

@@ -67,8 +67,8 @@ pub enum NarInfoError {
     Ca { line: usize, source: CaError },
 }
 
-/// Why a text has not the shape of a content address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why a text is not the content address of the path that it stands beside.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaError {
     #[error("neither `text:` nor `fixed:`")]
     Method,
@@ -76,4 +76,8 @@ pub enum CaError {
     Algorithm,
     #[error("digest is not Nix's base 32 of the algorithm's length")]
     Digest,
+    #[error("nothing that is addressed so may refer to what this path refers to")]
+    References,
+    #[error("belongs to another path, whose hash is {made}")]
+    OtherPath { made: Box<str> },
 }

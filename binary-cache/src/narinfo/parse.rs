@@ -4,9 +4,10 @@
 use crds::domain::store_path::StorePath;
 
 use super::{
-    CaError, Download, Fields, MAX_REFERENCES, MAX_SIGNATURES, MAX_SIZE, MalformedSignature, NarInfo, NarInfoError,
+    Download, Fields, MAX_REFERENCES, MAX_SIGNATURES, MAX_SIZE, MalformedSignature, NarInfo, NarInfoError,
+    content_address,
 };
-use crate::{compression::Compression, nix32};
+use crate::compression::Compression;
 
 /// A value and the line it stands on.
 type Line<'a> = (usize, &'a str);
@@ -162,10 +163,11 @@ fn understand(lines: &Lines<'_>) -> Result<Fields, NarInfoError> {
         .file_size
         .map(|(line, value)| number(line, "FileSize", value))
         .transpose()?;
+    let references = references(lines.references)?;
     Ok(Fields {
-        references: references(lines.references)?,
         deriver: deriver(lines.deriver)?,
-        ca: ca(lines.ca)?,
+        ca: ca(lines.ca, &store_path, &references)?,
+        references,
         // Nix writes 0 where it does not know.
         download: Download {
             url,
@@ -226,32 +228,12 @@ fn deriver(line: Option<Line<'_>>) -> Result<Option<StorePath>, NarInfoError> {
     }
 }
 
-/// Checks the shape `text:sha256:…` or `fixed:[r:|git:]<algorithm>:…` and keeps the text. Nix leaves the value empty
-/// for paths that are not content-addressed.
-fn ca(line: Option<Line<'_>>) -> Result<Option<String>, NarInfoError> {
+/// Checks that the address, which nobody signed, has a known shape and is this path's, and keeps the text. Nix leaves the
+/// value empty for paths that are not content-addressed.
+fn ca(line: Option<Line<'_>>, path: &StorePath, references: &[StorePath]) -> Result<Option<String>, NarInfoError> {
     let Some((line, value)) = line.filter(|(_, value)| !value.is_empty()) else {
         return Ok(None);
     };
-    check_ca(value).map_err(|source| NarInfoError::Ca { line, source })?;
+    content_address::check(value, path, references).map_err(|source| NarInfoError::Ca { line, source })?;
     Ok(Some(value.to_owned()))
-}
-
-fn check_ca(value: &str) -> Result<(), CaError> {
-    let hash = match value.split_once(':') {
-        Some(("text", hash)) => hash,
-        Some(("fixed", rest)) => rest
-            .strip_prefix("r:")
-            .or_else(|| rest.strip_prefix("git:"))
-            .unwrap_or(rest),
-        _ => return Err(CaError::Method),
-    };
-    let (algorithm, digest) = hash.split_once(':').ok_or(CaError::Algorithm)?;
-    let good = match algorithm {
-        "md5" => nix32::decode::<16>(digest).is_ok(),
-        "sha1" => nix32::decode::<20>(digest).is_ok(),
-        "sha256" | "blake3" => nix32::decode::<32>(digest).is_ok(),
-        "sha512" => nix32::decode::<64>(digest).is_ok(),
-        _ => return Err(CaError::Algorithm),
-    };
-    if good { Ok(()) } else { Err(CaError::Digest) }
 }

@@ -35,6 +35,15 @@ pub enum SubstituteError {
         keys: Vec<String>,
         asked: Vec<Attempt>,
     },
+    #[error(
+        "{path} could not be had, as a cache refuses the credentials it gets, or gets none: {}",
+        list(asked)
+    )]
+    CredentialsRefused {
+        path: StorePath,
+        cache: String,
+        asked: Vec<Attempt>,
+    },
     #[error("{path} could not be had, as a cache cannot be reached: {}", list(asked))]
     CacheUnreachable {
         path: StorePath,
@@ -71,6 +80,7 @@ impl SubstituteError {
         match self {
             Self::NotInAnyCache { path, .. }
             | Self::SignatureUntrusted { path, .. }
+            | Self::CredentialsRefused { path, .. }
             | Self::CacheUnreachable { path, .. }
             | Self::HashMismatch { path, .. }
             | Self::CacheCorrupt { path, .. }
@@ -84,6 +94,7 @@ impl SubstituteError {
         match self {
             Self::NotInAnyCache { asked, .. }
             | Self::SignatureUntrusted { asked, .. }
+            | Self::CredentialsRefused { asked, .. }
             | Self::CacheUnreachable { asked, .. }
             | Self::HashMismatch { asked, .. }
             | Self::CacheCorrupt { asked, .. }
@@ -152,6 +163,9 @@ pub(super) fn verdict(path: &StorePath, asked: Vec<Attempt>) -> SubstituteError 
     if let Some(cache) = first(Class::Corrupt) {
         return SubstituteError::CacheCorrupt { path, cache, asked };
     }
+    if let Some(cache) = first(Class::Auth) {
+        return SubstituteError::CredentialsRefused { path, cache, asked };
+    }
     if let Some(cache) = first(Class::Transient) {
         return SubstituteError::CacheUnreachable { path, cache, asked };
     }
@@ -213,6 +227,7 @@ mod tests {
                 },
             )
         };
+        let locked = || attempt("locked", Fault::Unauthorized);
         let corrupt = || attempt("corrupt", Fault::NarInfo(NarInfoError::Empty));
         let hostile = || attempt("hostile", Fault::TooManyRedirects { limit: 10 });
         let untrusted = || {
@@ -227,6 +242,9 @@ mod tests {
         for (asked, want) in [
             (vec![absent(), absent()], "NotInAnyCache"),
             (vec![absent(), slow()], "CacheUnreachable"),
+            (vec![absent(), locked()], "CredentialsRefused"),
+            (vec![slow(), absent(), locked()], "CredentialsRefused"),
+            (vec![locked(), corrupt()], "CacheCorrupt"),
             (vec![slow(), corrupt(), absent()], "CacheCorrupt"),
             (vec![slow(), corrupt(), hostile()], "CacheHostile"),
             (vec![absent(), slow(), hostile(), untrusted()], "SignatureUntrusted"),

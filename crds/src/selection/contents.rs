@@ -23,6 +23,9 @@ pub struct Contents {
     /// The `libcuda` found in the closure, if it has exactly one that is not a stub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compat: Option<CompatLibrary>,
+    /// Files that may carry device code and could not be read: what they carry is in none of the fields above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
 }
 
 /// A file with device code.

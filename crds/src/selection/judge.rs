@@ -171,8 +171,10 @@ impl Case<'_> {
         let replacement = match compat::replace(compat, read, &self.host, runtime_gate(self.variant.cuda)) {
             Ok(replacement) => replacement,
             Err(refusal) => {
+                let unread = read.map_or(&[][..], |contents| &contents.unreadable);
                 return Err(Misfit {
                     compat: Some(Box::new(refusal)),
+                    unread: [&misfit.unread, unread].concat(),
                     ..misfit
                 });
             }
@@ -208,18 +210,28 @@ impl Case<'_> {
                 Coverage::Nothing => uncovered.push(*gpu),
             }
         }
-        if !uncovered.is_empty() {
+        let cause = if !uncovered.is_empty() {
             let code = code.clone();
-            return Err(Misfit::from(Cause::Code { gpus, uncovered, code }));
-        }
-        if !too_new.is_empty() {
-            return Err(Misfit::from(Cause::Ptx {
+            Cause::Code { gpus, uncovered, code }
+        } else if !too_new.is_empty() {
+            Cause::Ptx {
                 too_new,
                 limit: limit.isa,
                 driver: driver.clone(),
-            }));
-        }
-        Ok((limit, jit))
+            }
+        } else {
+            return Ok((limit, jit));
+        };
+        Err(Misfit {
+            unread: self.unread().to_vec(),
+            ..Misfit::from(cause)
+        })
+    }
+
+    /// The files that could not be read, where it was files that decided.
+    fn unread(&self) -> &[String] {
+        let found = self.contents.filter(|_| self.variant.code.is_none());
+        found.map_or(&[], |contents| &contents.unreadable)
     }
 
     /// Store paths that must be read before the answer is certain.

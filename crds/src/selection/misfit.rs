@@ -16,11 +16,16 @@ use crate::domain::{
     store_path::System,
 };
 
+/// At most this many files are named; the rest is counted.
+pub(super) const FILES_NAMED: usize = 8;
+
 /// A variant's misfit, and what came of its forward compatibility where it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Misfit {
     pub(super) cause: Box<Cause>,
     pub(super) compat: Option<Box<CompatRefusal>>,
+    /// Files that it was judged without, as they could not be read.
+    pub(super) unread: Vec<String>,
 }
 
 /// Why.
@@ -93,6 +98,7 @@ impl From<Cause> for Misfit {
         Self {
             cause: Box::new(cause),
             compat: None,
+            unread: Vec::new(),
         }
     }
 }
@@ -119,10 +125,17 @@ impl Misfit {
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.cause)?;
-        match &self.compat {
-            Some(refusal) => write!(f, "; its forward compatibility does not help: {refusal}"),
-            None => Ok(()),
+        if let Some(refusal) = &self.compat {
+            write!(f, "; its forward compatibility does not help: {refusal}")?;
         }
+        if self.unread.is_empty() {
+            return Ok(());
+        }
+        write!(
+            f,
+            "; judged without {}, which could not be read: declare `code` for the variant if it has more than was found",
+            some_of(&self.unread)
+        )
     }
 }
 
@@ -260,6 +273,15 @@ pub(super) fn describe(code: &GpuCode) -> String {
         let _ = write!(text, "{and}PTX {}", each.join(", "));
     }
     if text.is_empty() { "none".to_owned() } else { text }
+}
+
+/// The first few, and how many more there are.
+pub(super) fn some_of(files: &[String]) -> String {
+    let (named, more) = files.split_at(files.len().min(FILES_NAMED));
+    match more.len() {
+        0 => join(named),
+        more => format!("{} and {more} more files", join(named)),
+    }
 }
 
 /// With commas, in the order given.

@@ -6,13 +6,10 @@ use super::{
     compat::Replacement,
     contents::Contents,
     judge::{Case, Run, capabilities},
-    misfit::{describe, join},
+    misfit::{FILES_NAMED, describe, join, some_of},
     releases::{is_known_capability, newest_known_branch},
 };
 use crate::domain::{code::GpuCode, store_path::StorePath};
-
-/// At most this many files are named; the rest is counted.
-const FILES_NAMED: usize = 8;
 
 impl Case<'_> {
     pub(super) fn warnings(&self, run: &Run) -> Vec<String> {
@@ -96,6 +93,12 @@ impl Case<'_> {
         match files.count() {
             0 => {}
             more => warnings.push(format!("{more} more files carry code for none of the node's GPUs")),
+        }
+        if !contents.unreadable.is_empty() {
+            warnings.push(format!(
+                "the GPU code of {} could not be read, so it was not checked",
+                some_of(&contents.unreadable)
+            ));
         }
         warnings
     }

@@ -43,6 +43,10 @@ pub struct Built {
 /// Why a bridge could not be built. What was written so far stays in the destination, which is the caller's to remove.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
+    #[error("opening the driver's folder {}", path.display())]
+    OpenDriver { path: PathBuf, source: io::Error },
+    #[error("opening the compat libraries' store path {}", path.display())]
+    OpenCompat { path: PathBuf, source: io::Error },
     #[error("the plan takes {name} from a compat store path, and none was given")]
     NoCompatSource { name: String },
     #[error("cannot read the driver's {}", path.display())]
@@ -94,6 +98,11 @@ pub fn build(plan: &BridgePlan, sources: &Sources, destination: BorrowedFd<'_>) 
         seal(folder, 0o555).map_err(writing(name))?;
     }
     Ok(built)
+}
+
+/// Where the libraries of the bridge in the folder `bridge` lie.
+pub(super) fn libraries(bridge: &Path) -> PathBuf {
+    FOLDERS.iter().fold(bridge.to_owned(), |path, folder| path.join(folder))
 }
 
 /// Copies one file, rewritten if it must find its siblings, and answers how many bytes it has now.
@@ -241,10 +250,22 @@ fn writing(name: &str) -> impl Fn(io::Error) -> BuildError + use<'_> {
 
 impl Sources {
     /// Opens the driver's root below the root that was searched, and the compat store path's files if there are any.
-    pub fn open(searched: &Path, driver_root: &Path, compat: Option<&Path>) -> io::Result<Self> {
+    pub fn open(searched: &Path, driver_root: &Path, compat: Option<&Path>) -> Result<Self, BuildError> {
+        let driver = Root::open(searched).and_then(|root| root.chroot(driver_root));
+        let driver = driver.map_err(|source| BuildError::OpenDriver {
+            path: searched.join(driver_root.strip_prefix("/").unwrap_or(driver_root)),
+            source,
+        })?;
+        // A store path may be a link itself, and lead anywhere.
+        let compat = compat.map(|path| {
+            Root::open_plain(path).map_err(|source| BuildError::OpenCompat {
+                path: path.to_owned(),
+                source,
+            })
+        });
         Ok(Self {
-            driver: Root::open(searched)?.chroot(driver_root)?,
-            compat: compat.map(Root::open).transpose()?,
+            driver,
+            compat: compat.transpose()?,
         })
     }
 }

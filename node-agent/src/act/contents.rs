@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The form of what is remembered; another number is scanned again.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Why the contents of a store path are not known.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,10 @@ pub fn of_path(store: &NodeStore, path: &StorePath) -> Result<Contents, Contents
     for unreadable in &scan.unreadable {
         tracing::warn!(store.path = %path, file = unreadable.path, why = unreadable.why, "a file's GPU code could not be read");
     }
-    remember(store, path, &file, &scan.contents)?;
+    // What the disk did not give may be read the next time; a broken library stays as it is.
+    if !scan.disk_failed {
+        remember(store, path, &file, &scan.contents)?;
+    }
     Ok(scan.contents)
 }
 

@@ -183,6 +183,7 @@ fn of_reason(reason: Reason) -> Code {
         Reason::DriverNotReady
         | Reason::DriverMismatch
         | Reason::HashMismatch
+        | Reason::CredentialsRefused
         | Reason::CacheUnreachable
         | Reason::NotInAnyCache => Code::Unavailable,
         Reason::InsufficientDisk => Code::ResourceExhausted,

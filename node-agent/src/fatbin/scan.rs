@@ -41,6 +41,9 @@ pub struct Scan {
     pub elf_files: u64,
     #[serde(skip)]
     compats: Vec<CompatLibrary>,
+    /// Whether it was the disk that failed, which may do better another time.
+    #[serde(skip)]
+    pub disk_failed: bool,
 }
 
 /// A file that could not be read.
@@ -74,14 +77,33 @@ enum FileError {
     Note(#[source] NoteError),
 }
 
-/// Scans the file or folder `path`; files are named in the result as if it stood at `shown` (its store path).
+impl FileError {
+    /// Whether the disk or the kernel refused, and not the file's own bytes.
+    fn is_of_the_disk(&self) -> bool {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                return io.raw_os_error().is_some();
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+/// Scans the file or folder `path`; files are named in the result as if it stood at `shown` (its store path). A link carries
+/// nothing: what it leads to is its own store path's.
 pub fn scan_store_path(path: &Path, shown: &Path) -> Result<Scan, ScanError> {
     let open = |source| ScanError::Open {
         path: path.to_owned(),
         source,
     };
     let mut scan = Scan::default();
-    if !path.symlink_metadata().map_err(open)?.is_dir() {
+    let kind = path.symlink_metadata().map_err(open)?.file_type();
+    if kind.is_symlink() {
+        return Ok(scan.finish());
+    }
+    if !kind.is_dir() {
         // A store path that is a single file: its parent is opened in its place, and only that name looked at.
         let (parent, name) = (
             path.parent().unwrap_or(Path::new("/")),
@@ -123,7 +145,9 @@ pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Contents>) -> Contents {
         whole.code.extend(&part.code);
         whole.files.extend(part.files.iter().cloned());
         compats.extend(part.compat.clone());
+        whole.unreadable.extend(part.unreadable.iter().cloned());
     }
+    whole.unreadable.sort();
     whole.files.sort_by(|a, b| a.path.cmp(&b.path));
     whole.compat = only(compats);
     whole
@@ -145,10 +169,10 @@ impl Scan {
                 why.push_str(&error.to_string());
                 cause = error.source();
             }
-            self.unreadable.push(Unreadable {
-                path: shown.to_string_lossy().into_owned(),
-                why,
-            });
+            let path = shown.to_string_lossy().into_owned();
+            self.disk_failed |= error.is_of_the_disk();
+            self.contents.unreadable.push(path.clone());
+            self.unreadable.push(Unreadable { path, why });
         }
     }
 
@@ -198,6 +222,7 @@ impl Scan {
 
     fn finish(mut self) -> Self {
         self.contents.files.sort_by(|a, b| a.path.cmp(&b.path));
+        self.contents.unreadable.sort();
         self.contents.compat = only(std::mem::take(&mut self.compats));
         self.runtimes.sort();
         self.runtimes.dedup();

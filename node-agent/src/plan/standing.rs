@@ -276,6 +276,7 @@ const fn fault(reason: Reason) -> Fault {
         | Reason::DriverMismatch
         | Reason::SignatureUntrusted
         | Reason::HashMismatch
+        | Reason::CredentialsRefused
         | Reason::CacheUnreachable
         | Reason::NotInAnyCache
         | Reason::InsufficientDisk

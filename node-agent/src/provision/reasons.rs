@@ -5,7 +5,7 @@ use binary_cache::{closure::ClosureError, substitute::SubstituteError};
 use crds::failure::Reason;
 
 use super::{ProvisionError, supply::SupplyError};
-use crate::{act::fetch::FetchError, plan::fetch::FetchRefusal, report::selection};
+use crate::{act::fetch::FetchError, plan::fetch::FetchRefusal, report::selection, store::StoreError};
 
 impl ProvisionError {
     /// The word for it.
@@ -41,6 +41,8 @@ impl SupplyError {
             } => Reason::BadRequest,
             Self::Refused { source } => of_refusal(source),
             Self::Fetch { source } => match source {
+                // As where the plan refuses it: only when it was noticed differs.
+                FetchError::Store(StoreError::InUse { .. }) => Reason::StoreCorrupt,
                 FetchError::Store(_) | FetchError::TaskDied { .. } | FetchError::OutsideClosure { .. } => {
                     Reason::StoreFailed
                 }
@@ -65,7 +67,28 @@ fn of_substitute(error: &SubstituteError) -> Reason {
         SubstituteError::NotInAnyCache { .. } => Reason::NotInAnyCache,
         SubstituteError::SignatureUntrusted { .. } => Reason::SignatureUntrusted,
         SubstituteError::HashMismatch { .. } | SubstituteError::CacheCorrupt { .. } => Reason::HashMismatch,
+        SubstituteError::CredentialsRefused { .. } => Reason::CredentialsRefused,
         SubstituteError::CacheUnreachable { .. } | SubstituteError::CacheHostile { .. } => Reason::CacheUnreachable,
         SubstituteError::Local { .. } => Reason::StoreFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_use_has_one_reason_whenever_it_was_noticed() {
+        let path = || {
+            "/nix/store/00000000000000000000000000000000-x"
+                .parse()
+                .unwrap_or_else(|_| unreachable!())
+        };
+        let reason = |source| SupplyError::Fetch { source }.reason();
+        let early = reason(FetchError::Refused(FetchRefusal::InUse { path: path() }));
+        let late = reason(FetchError::Store(StoreError::InUse { path: path() }));
+        assert_eq!((early, late), (Reason::StoreCorrupt, Reason::StoreCorrupt));
+        let other = StoreError::NotAFolder { path: "/x".into() };
+        assert_eq!(reason(FetchError::Store(other)), Reason::StoreFailed);
     }
 }

@@ -20,7 +20,7 @@ pub(crate) const LOCK_SUFFIX: &str = ".lock";
 /// <state>/lock                                   shared: "I rely on what I see"; exclusive: sweep, garbage collection
 /// <state>/store/<hash>/nix/store/<hash>-<name>   one layer per store path, complete and verified
 /// <state>/meta/<hash>.narinfo                    the proof it was accepted on; (+ <hash>.scan.json)
-/// <state>/drivers/<id>/driver/lib                the bridge layer of one driver (+ <id>.json beside it)
+/// <state>/drivers/<id>/driver/lib                the bridge layer of one driver
 /// <state>/views/<digest>/{mnt,layers,face}       one view; plain and plain-mnt for the tree of hard links
 /// <state>/volumes/<id>.json                      what is published where
 /// <state>/catalogue.json                         the environments and caches that an API server gave last
@@ -86,11 +86,6 @@ impl Layout {
     /// The root of one driver's bridge layer: everything in it shows at the root of a view.
     pub fn bridge(&self, id: &BridgeId) -> PathBuf {
         self.drivers().join(id.as_str())
-    }
-
-    /// What a bridge was made of, beside its layer and so not in any view.
-    pub fn bridge_record(&self, id: &BridgeId) -> PathBuf {
-        self.drivers().join(format!("{id}.json"))
     }
 
     /// The folder of all views.

@@ -18,7 +18,8 @@ use super::{NodeStore, StoreError, lock};
 
 /// A folder of our own below `staging/`, locked for as long as this value lives.
 ///
-/// Dropping it leaves the folder to the next sweep; [`Workspace::finish`] removes it at once.
+/// [`Workspace::finish`] removes it and says what failed. Dropping it, as every error on the way does, removes what can be
+/// removed: an agent runs for months, and what its failures leave would fill the disk. What then stays is swept later.
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
@@ -111,6 +112,19 @@ impl Workspace {
     /// Like [`Workspace::finish`], for a folder that others share; nobody can work in it any more.
     pub(crate) fn clear(&self) -> Result<(), StoreError> {
         remove(&self.path)
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // As soon as a folder is gone its name may be another's: only what our descriptor still is, is ours to remove.
+        let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        let named = fs::symlink_metadata(&self.path);
+        if let (Ok(named), Ok(ours)) = (named, self.locked.metadata())
+            && same(&named, &ours)
+        {
+            let _ = self.clear();
+        }
     }
 }
 

@@ -54,6 +54,12 @@ fn of(error: &SubstituteError) -> (ConditionReason, String) {
             ConditionReason::CacheCorrupt,
             format!("check what is served at the addresses of CUDABinaryCache {cache}"),
         ),
+        SubstituteError::CredentialsRefused { cache, .. } => (
+            ConditionReason::CredentialsRefused,
+            format!(
+                "have the secret that spec.authSecretRef of CUDABinaryCache {cache} names hold credentials that the cache takes"
+            ),
+        ),
         SubstituteError::CacheUnreachable { .. } | SubstituteError::Local { .. } => (
             ConditionReason::CacheUnreachable,
             "it is tried again by itself".to_owned(),
@@ -71,5 +77,42 @@ fn sign_advice(cache: &str, keys: &[String]) -> String {
              signed by a key that is there",
             keys.iter().take(4).cloned().collect::<Vec<_>>().join(", ")
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use binary_cache::{fault::Fault, substitute::Attempt};
+
+    use super::*;
+
+    #[test]
+    fn refused_credentials_are_told_from_a_cache_that_is_away() {
+        let told = |fault: Fault| {
+            let (path, cache) = ("/nix/store/00000000000000000000000000000000-x", "flox".to_owned());
+            let path = path.parse().unwrap();
+            let refused = matches!(fault, Fault::Unauthorized);
+            let attempt = Attempt {
+                cache: cache.clone(),
+                url: "https://cache.example".to_owned(),
+                fault: Arc::new(fault),
+            };
+            let asked = vec![attempt];
+            unresolved(&AskError::Probe(if refused {
+                SubstituteError::CredentialsRefused { path, cache, asked }
+            } else {
+                SubstituteError::CacheUnreachable { path, cache, asked }
+            }))
+        };
+        let refused = told(Fault::Unauthorized);
+        assert_eq!(refused.reason, ConditionReason::CredentialsRefused);
+        for named in ["HTTP 401", "spec.authSecretRef", "CUDABinaryCache flox"] {
+            assert!(refused.message.contains(named), "{named}: {}", refused.message);
+        }
+        let away = told(Fault::NoFolder);
+        assert_eq!(away.reason, ConditionReason::CacheUnreachable);
+        assert!(!away.message.contains("authSecretRef"), "{}", away.message);
     }
 }

@@ -106,7 +106,8 @@ fn search_cache(root: &Root, shown: &Path, environment: Environment, system: Sys
 }
 
 /// Systems that keep the driver outside the usual library directories. Bottlerocket's path was seen in images of its
-/// vendor, not on a node.
+/// vendor, Flatcar's in the sources of its installers and of NVIDIA's tools, neither on a node. WSL2 is told by its
+/// libraries: `/dev/dxg` says nothing of where they are, nor of their version.
 fn elsewhere(root: &Root, system: System) -> Vec<(Environment, PathBuf)> {
     let bottlerocket = match system {
         System::X86_64Linux => "/x86_64-bottlerocket-linux-gnu/sys-root/usr/lib",

@@ -1,7 +1,7 @@
 # The doors of the project. `make demo` and `make test` need cargo (rustup reads rust-toolchain.toml) and install the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build images demo test lint bench generate clean
+.PHONY: help build images demo test lint bench bench-smoke generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,9 +26,13 @@ test: build ## every tier that this machine can run; says what it could not
 	@cargo test --workspace --no-fail-fast; result=$$?; \
 	if [ -s target/skipped.txt ]; then echo "skipped:"; sort -u target/skipped.txt; else echo "skipped: nothing"; fi; exit $$result
 
-bench: prerequisites ## ours and real Nix on the same work in one run, as ratios
+bench: prerequisites ## ours and real Nix on the same work in one run, as ratios; BENCH=NAME for one of them
 	cargo build --release --workspace --bins
-	target/release/bench
+	target/release/bench $(BENCH)
+
+bench-smoke: prerequisites ## the ratios that matter, in minutes
+	cargo build --release --workspace --bins
+	target/release/bench --smoke
 
 lint: ## formatting, clippy with warnings as errors, documentation links
 	cargo fmt --all --check

@@ -60,7 +60,7 @@ pub(crate) fn run(nix: &RealNix, name: &str, wheels: &[&str], compression: &str,
     Ok(fs::create_dir(work.path())?)
 }
 
-fn node_agent(url: &str, closure: &Closure, state: &Path) -> Result<Cost> {
+pub(crate) fn node_agent(url: &str, closure: &Closure, state: &Path) -> Result<Cost> {
     let mut command = Command::new(programs::node_agent()?);
     command.args(["fetch", "--cache", url, "--public-key", &closure.key]);
     command
@@ -71,7 +71,7 @@ fn node_agent(url: &str, closure: &Closure, state: &Path) -> Result<Cost> {
     measured(&mut command)
 }
 
-fn nix_copy(nix: &RealNix, url: &str, closure: &Closure, store: &Path, durable: bool) -> Result<Cost> {
+pub(crate) fn nix_copy(nix: &RealNix, url: &str, closure: &Closure, store: &Path, durable: bool) -> Result<Cost> {
     let mut command = nix.copy_command(url, &[&closure.key], store, &[&closure.root]);
     // Nix makes nothing durable unless told; ours always does.
     command.args(["--option", "fsync-store-paths", if durable { "true" } else { "false" }]);

@@ -4,6 +4,9 @@
 mod cold;
 mod measure;
 mod nginx;
+mod publish;
+mod read;
+mod slow;
 mod table;
 mod workload;
 
@@ -13,7 +16,14 @@ use e2e::real_nix::RealNix;
 use table::say;
 
 /// Every benchmark: its name, and whether the small run has it too.
-const ALL: [(&str, bool); 3] = [("smoke", true), ("cold", false), ("xz", false)];
+const ALL: [(&str, bool); 6] = [
+    ("smoke", true),
+    ("cold", false),
+    ("xz", false),
+    ("slow", true),
+    ("publish", true),
+    ("read", false),
+];
 
 fn main() -> Result<()> {
     let asked: Vec<_> = std::env::args().skip(1).collect();
@@ -37,7 +47,10 @@ fn main() -> Result<()> {
         match *name {
             "smoke" => cold::run(&nix, name, &workload::SMALL, "zstd", 3)?,
             "cold" => cold::run(&nix, name, &workload::TORCH, "zstd", 3)?,
-            _ => cold::run(&nix, name, &workload::CUBLAS, "xz", 3)?,
+            "xz" => cold::run(&nix, name, &workload::CUBLAS, "xz", 3)?,
+            "slow" => slow::run(&nix)?,
+            "publish" => publish::run()?,
+            _ => read::run(&nix)?,
         }
     }
     Ok(())

@@ -42,6 +42,32 @@ pub(crate) const TORCH: [&str; 4] = [
 ];
 /// One large library.
 pub(crate) const CUBLAS: [&str; 1] = ["nvidia-cublas-cu12-"];
+/// One of a middling size.
+pub(crate) const ONE: [&str; 1] = ["nvidia-cufft-cu12-"];
+/// PyTorch with all that it loads.
+pub(crate) const IMPORTED: [&str; 21] = [
+    "torch-",
+    "nvidia-cublas-cu12-",
+    "nvidia-cudnn-cu12-",
+    "nvidia-cuda-runtime-cu12-",
+    "nvidia-cuda-cupti-cu12-",
+    "nvidia-cuda-nvrtc-cu12-",
+    "nvidia-cufft-cu12-",
+    "nvidia-curand-cu12-",
+    "nvidia-cusolver-cu12-",
+    "nvidia-cusparse-cu12-",
+    "nvidia-nccl-cu12-",
+    "nvidia-nvtx-cu12-",
+    "nvidia-nvjitlink-cu12-",
+    "typing-extensions-",
+    "sympy-",
+    "mpmath-",
+    "filelock-",
+    "networkx-",
+    "jinja2-",
+    "markupsafe-",
+    "fsspec-",
+];
 /// Enough to see a regression, in seconds.
 pub(crate) const SMALL: [&str; 4] = [
     "nvidia-cuda-cupti-cu12-",

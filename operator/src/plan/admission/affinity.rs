@@ -144,3 +144,83 @@ fn avoids(expressions: &[NodeSelectorRequirement], classes: &BTreeSet<String>) -
     let avoided: BTreeSet<_> = ours.flat_map(|expression| expression.values.iter().flatten()).collect();
     classes.iter().all(|class| avoided.contains(class))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The required terms, each as its expressions and fields, `key operator values`.
+    fn terms(spec: &PodSpec) -> Vec<String> {
+        let node = spec
+            .affinity
+            .as_ref()
+            .and_then(|affinity| affinity.node_affinity.as_ref());
+        let required = node.and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
+        let shown = |one: &NodeSelectorRequirement| {
+            let values = one.values.as_deref().unwrap_or_default().join(",");
+            format!("{} {} {values}", one.key, one.operator)
+        };
+        let term = |term: &NodeSelectorTerm| {
+            let all = [&term.match_expressions, &term.match_fields]
+                .into_iter()
+                .flatten()
+                .flatten();
+            all.map(shown).collect::<Vec<_>>().join(" & ")
+        };
+        let all = required.into_iter().flat_map(|required| &required.node_selector_terms);
+        all.map(term).collect()
+    }
+
+    fn required(terms: &Value) -> Value {
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}})
+    }
+
+    #[test]
+    fn a_pod_is_kept_to_the_nodes_that_agents_run_on() {
+        let is_in =
+            |key: &str, value: &str| json!({"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]});
+        let pool = json!({"nodeSelector": {"pool": "gpu"}});
+        let either = required(&json!([is_in("arch", "a"), {}, is_in("arch", "b")]));
+        let either = json!({"nodeSelector": {"pool": "gpu"}, "affinity": either});
+        let node1 = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node1"]}]});
+        let own = required(&json!([is_in("zone", "x"), {}, node1]));
+        let cases: [(Value, &Value, &[&str]); 6] = [
+            (json!({}), &Value::Null, &[]),
+            (json!({"nodeSelector": {}, "affinity": {}}), &Value::Null, &[]),
+            (pool.clone(), &Value::Null, &["pool In gpu"]),
+            (
+                either.clone(),
+                &Value::Null,
+                &["arch In a & pool In gpu", "arch In b & pool In gpu"],
+            ),
+            (
+                pool,
+                &own,
+                &["zone In x & pool In gpu", "", "pool In gpu & metadata.name In node1"],
+            ),
+            (
+                either,
+                &own,
+                &[
+                    "zone In x & arch In a & pool In gpu",
+                    "",
+                    "arch In a & pool In gpu & metadata.name In node1",
+                    "zone In x & arch In b & pool In gpu",
+                    "arch In b & pool In gpu & metadata.name In node1",
+                ],
+            ),
+        ];
+        for (agents, affinity, expected) in cases {
+            let agents: AgentNodes = agents.to_string().parse().unwrap();
+            let mut spec: PodSpec = serde_json::from_value(json!({"containers": [], "affinity": affinity})).unwrap();
+            follow(&mut spec, &agents);
+            assert_eq!(terms(&spec), expected, "{agents:?}");
+            let once = spec.clone();
+            follow(&mut spec, &agents);
+            assert_eq!(spec, once, "twice");
+        }
+        "pool=gpu".parse::<AgentNodes>().unwrap_err();
+    }
+}

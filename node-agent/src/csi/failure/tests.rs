@@ -92,35 +92,12 @@ fn write(kind: io::ErrorKind) -> StoreError {
     }
 }
 
-/// An error for each word that a call can end with.
-fn errors() -> Vec<(CallError, Reason)> {
+/// Those that come of caches, and of what is to be fetched.
+fn of_caches() -> Vec<(CallError, Reason)> {
     let (path, asked, cache) = (path(), Vec::new, || "here".to_owned());
     let hash = |byte| binary_cache::hash::NarHash::from_bytes([byte; 32]);
-    let misfits = [
-        (Misfit::DriverTooOld, Reason::DriverTooOld),
-        (Misfit::PtxTooNew, Reason::PtxTooNew),
-        (Misfit::NoCodeForGpu, Reason::NoCodeForGPU),
-        (Misfit::NoVariantForSystem, Reason::NoVariantForSystem),
-        (Misfit::OutsideDeclaredRange, Reason::OutsideDeclaredRange),
-        (Misfit::DriverMissing, Reason::DriverNotReady),
-        (Misfit::DriverMismatch, Reason::DriverMismatch),
-    ];
-    let mut errors: Vec<_> = misfits.map(|(misfit, word)| (rejected(&[misfit]), word)).into();
-    let denied = Denied::NotFound {
-        namespace: "a".to_owned(),
-        kind: "CUDAEnvironment",
-        name: "x".to_owned(),
-    };
-    let no_cache = Denied::NoCache {
-        key: key(),
-        namespace: "team-a".to_owned(),
-    };
     let (needed, free, freeable) = (3, 2, 0);
-    errors.extend([
-        (CallError::Denied(no_cache), Reason::BadRequest),
-        (CallError::Denied(denied), Reason::EnvironmentNotFound),
-        (CallError::Starting { node: node() }, Reason::AgentStarting),
-        (CallError::Drained { node: node() }, Reason::Draining),
+    vec![
         (
             substitute(SubstituteError::SignatureUntrusted {
                 path: path.clone(),
@@ -158,6 +135,36 @@ fn errors() -> Vec<(CallError, Reason)> {
             Reason::InsufficientDisk,
         ),
         (refused(FetchRefusal::InUse { path }), Reason::StoreCorrupt),
+    ]
+}
+
+/// An error for each word that a call can end with.
+fn errors() -> Vec<(CallError, Reason)> {
+    let misfits = [
+        (Misfit::DriverTooOld, Reason::DriverTooOld),
+        (Misfit::PtxTooNew, Reason::PtxTooNew),
+        (Misfit::NoCodeForGpu, Reason::NoCodeForGPU),
+        (Misfit::NoVariantForSystem, Reason::NoVariantForSystem),
+        (Misfit::OutsideDeclaredRange, Reason::OutsideDeclaredRange),
+        (Misfit::DriverMissing, Reason::DriverNotReady),
+        (Misfit::DriverMismatch, Reason::DriverMismatch),
+    ];
+    let mut errors: Vec<_> = misfits.map(|(misfit, word)| (rejected(&[misfit]), word)).into();
+    errors.extend(of_caches());
+    let denied = Denied::NotFound {
+        namespace: "a".to_owned(),
+        kind: "CUDAEnvironment",
+        name: "x".to_owned(),
+    };
+    let no_cache = Denied::NoCache {
+        key: key(),
+        namespace: "team-a".to_owned(),
+    };
+    errors.extend([
+        (CallError::Denied(no_cache), Reason::BadRequest),
+        (CallError::Denied(denied), Reason::EnvironmentNotFound),
+        (CallError::Starting { node: node() }, Reason::AgentStarting),
+        (CallError::Drained { node: node() }, Reason::Draining),
         (
             CallError::Store {
                 node: node(),

@@ -3,7 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    net::{SocketAddr, TcpListener},
+};
 
 use binary_cache::{
     compression::Compression,
@@ -17,6 +21,7 @@ use e2e::{
     made_up::{self, Closure},
     server::Server,
 };
+use rustix::mount::{MountFlags, mount};
 use serde_json::{Value, json};
 use tonic::{
     Code::{self, FailedPrecondition, NotFound, ResourceExhausted, Unavailable},
@@ -77,7 +82,7 @@ fn key_text() -> String {
 }
 
 /// Serves a closure, and says what the agent is to know beside the cache.
-fn serve(machine: &Machine, closures: &[&Closure], environments: &[Value], more_caches: &[Value]) -> Server {
+fn serve(machine: &Machine, closures: &[&Closure], environments: &[Value]) -> Server {
     let folder = machine.path("cache");
     for closure in closures {
         closure.cache(&folder, Compression::None).unwrap();
@@ -85,79 +90,86 @@ fn serve(machine: &Machine, closures: &[&Closure], environments: &[Value], more_
     let server = Server::start(&folder).unwrap();
     let key = key_text();
     let mut objects = vec![cache("here", &server.url(), &[&key])];
-    objects.extend_from_slice(more_caches);
     objects.extend_from_slice(environments);
     documents::write(&machine.path("objects.yaml"), &objects).unwrap();
     server
+}
+
+/// The word, the variants, and what must be said of them.
+type Misfit = (&'static str, Vec<Value>, &'static [&'static str]);
+
+/// Of PTX alone, which the node's driver compiles up to its own version.
+fn ptx(closure: &Closure, isa: &str) -> Value {
+    changed(closure, |variant| {
+        variant["cuda"] = json!("12.0");
+        variant["code"] = json!({"sass": [], "ptx": [{"target": "8.0", "isa": isa}]});
+    })
+}
+
+fn misfits(closure: &Closure) -> [Misfit; 6] {
+    let too_new = changed(closure, |variant| {
+        variant["name"] = json!("newest");
+        variant["cuda"] = json!("13.0");
+    });
+    let hopper = changed(closure, |variant| {
+        variant["name"] = json!("hopper");
+        variant["code"] = json!({"sass": ["9.0"]});
+    });
+    let other_system = changed(closure, |variant| {
+        variant["storePaths"] = json!({"aarch64-linux": variant["storePaths"]["x86_64-linux"]});
+    });
+    let outside = changed(closure, |variant| variant["driver"] = json!({"max": "470.256.02"}));
+    [
+        (
+            "DriverTooOld",
+            vec![too_new.clone()],
+            &["newest: driver-too-old: ", "13.0"],
+        ),
+        ("PtxTooNew", vec![ptx(closure, "9.0")], &["only: ptx-too-new: ", "9.0"]),
+        (
+            "NoCodeForGPU",
+            vec![hopper.clone()],
+            &["hopper: no-code-for-gpu: ", "8.0"],
+        ),
+        (
+            "NoVariantForSystem",
+            vec![other_system],
+            &["only: no-variant-for-system: ", "x86_64-linux"],
+        ),
+        (
+            "OutsideDeclaredRange",
+            vec![outside],
+            &["only: outside-declared-range: ", "470.256.02"],
+        ),
+        // The word is that of the closest one.
+        (
+            "NoCodeForGPU",
+            vec![too_new, hopper],
+            &["newest: driver-too-old: ", "hopper: no-code-for-gpu: "],
+        ),
+    ]
 }
 
 #[test]
 fn an_environment_that_does_not_fit_the_node_is_refused_with_every_variant_and_its_reason() {
     csi::on_a_machine("environments that do not fit", |machine| {
         let closure = Closure::new("tools", 3, 2000).unwrap();
-        let with = |change: fn(&mut Value)| changed(&closure, change);
-        let ptx = |isa: &'static str| {
-            let mut variant = changed(&closure, |_| ());
-            variant["cuda"] = json!("12.0");
-            variant["code"] = json!({"sass": [], "ptx": [{"target": "8.0", "isa": isa}]});
-            variant
-        };
-        let mut too_new = with(|variant| variant["cuda"] = json!("13.0"));
-        too_new["name"] = json!("newest");
-        let mut ninety = with(|variant| variant["code"] = json!({"sass": ["9.0"]}));
-        ninety["name"] = json!("hopper");
-        let other_system = with(|variant| {
-            variant["storePaths"] = json!({"aarch64-linux": variant["storePaths"]["x86_64-linux"]});
-        });
-        let outside = with(|variant| variant["driver"] = json!({"max": "470.256.02"}));
-        let cases: [(&str, Vec<Value>, &[&str]); 6] = [
-            (
-                "DriverTooOld",
-                vec![too_new.clone()],
-                &["newest: driver-too-old: ", "13.0"],
-            ),
-            ("PtxTooNew", vec![ptx("9.0")], &["only: ptx-too-new: ", "9.0"]),
-            (
-                "NoCodeForGPU",
-                vec![ninety.clone()],
-                &["hopper: no-code-for-gpu: ", "8.0"],
-            ),
-            (
-                "NoVariantForSystem",
-                vec![other_system],
-                &["only: no-variant-for-system: ", "x86_64-linux"],
-            ),
-            (
-                "OutsideDeclaredRange",
-                vec![outside],
-                &["only: outside-declared-range: ", "470.256.02"],
-            ),
-            // The word is that of the closest one.
-            (
-                "NoCodeForGPU",
-                vec![too_new, ninety],
-                &["newest: driver-too-old: ", "hopper: no-code-for-gpu: "],
-            ),
-        ];
+        let cases = misfits(&closure);
         let name = |index: usize| format!("misfit-{index}");
         let mut environments = vec![
             environment("fits", &[changed(&closure, |_| ())], &["here"]),
-            environment("compiles", &[ptx("8.0")], &["here"]),
+            environment("compiles", &[ptx(&closure, "8.0")], &["here"]),
         ];
         let misfits = cases.iter().enumerate();
         environments.extend(misfits.map(|(index, case)| environment(&name(index), &case.1, &["here"])));
-        let _server = serve(machine, &[&closure], &environments, &[]);
+        let _server = serve(machine, &[&closure], &environments);
         let agent = machine.start().unwrap();
         let client = agent.client().unwrap();
         for (index, (word, _, names)) in cases.iter().enumerate() {
             let environment = format!("team-a/{}", name(index));
             let names: Vec<_> = names.iter().copied().chain(["node1", &environment]).collect();
-            refused(
-                machine,
-                publish(machine, &client, &name(index)),
-                (FailedPrecondition, word),
-                &names,
-            );
+            let done = publish(machine, &client, &name(index));
+            refused(machine, done, (FailedPrecondition, word), &names);
         }
         let absent = publish(machine, &client, "absent");
         refused(
@@ -211,64 +223,63 @@ fn corrupt(machine: &Machine, closure: &Closure) {
     }
 }
 
+/// Serves `tools` and `damaged`, which shares no archive with it and whose archives are damaged, to environments that come from caches of all kinds.
+fn faulty(machine: &Machine, closure: &Closure, absent: &Closure, away: SocketAddr) -> Server {
+    let damaged = Closure::new("damaged", 3, 3000).unwrap();
+    let of = |name: &str, closure: &Closure, from: &str| environment(name, &[changed(closure, |_| ())], &[from]);
+    let environments = [
+        of("fine", closure, "here"),
+        of("untrusted", closure, "stranger"),
+        of("damaged", &damaged, "here"),
+        of("away", closure, "away"),
+        of("absent", absent, "here"),
+        of("huge", &huge(machine), "here"),
+    ];
+    let server = serve(machine, &[closure, &damaged], &environments);
+    corrupt(machine, &damaged);
+    let stranger = SecretKey::from_seed("stranger-1", &[9; 32]).unwrap().public_key();
+    // The same cache, for whoever trusts another key, and one that is not there.
+    let caches = [
+        cache("stranger", &server.url(), &[&stranger.to_string()]),
+        cache("away", &format!("http://{away}"), &[&key_text()]),
+        cache("here", &server.url(), &[&key_text()]),
+    ];
+    documents::write(
+        &machine.path("objects.yaml"),
+        &[&caches[..], &environments[..]].concat(),
+    )
+    .unwrap();
+    server
+}
+
 #[test]
 fn what_caches_do_wrong_is_told_with_the_path_the_cache_and_what_may_come_of_asking_again() {
     csi::on_a_machine("caches that fail", |machine| {
-        let [closure, damaged, absent] =
-            ["tools", "damaged", "absent"].map(|name| Closure::new(name, 3, 2000).unwrap());
-        let huge = huge(machine);
+        let [closure, absent] = ["tools", "absent"].map(|name| Closure::new(name, 3, 2000).unwrap());
+        // Nobody listens there any more.
         let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let stranger = SecretKey::from_seed("stranger-1", &[9; 32])
-            .unwrap()
-            .public_key()
-            .to_string();
-        let of = |name: &str, closure: &Closure, from: &str| environment(name, &[changed(closure, |_| ())], &[from]);
-        let environments = [
-            of("fine", &closure, "here"),
-            of("untrusted", &closure, "stranger"),
-            of("damaged", &damaged, "here"),
-            of("away", &closure, "away"),
-            of("absent", &absent, "here"),
-            of("huge", &huge, "here"),
-        ];
-        let key = key_text();
-        let server = serve(machine, &[&closure, &damaged], &environments, &[]);
-        // The same cache, for whoever trusts another key.
-        let caches = [
-            cache("stranger", &server.url(), &[&stranger]),
-            cache("away", &format!("http://{away}"), &[&key]),
-            cache("here", &server.url(), &[&key]),
-        ];
-        documents::write(
-            &machine.path("objects.yaml"),
-            &[&caches[..], &environments[..]].concat(),
-        )
-        .unwrap();
-        corrupt(machine, &damaged);
+        let server = faulty(machine, &closure, &absent, away);
         let agent = machine.start().unwrap();
         let client = agent.client().unwrap();
-        let root = |closure: &Closure| closure.root().to_string();
+        let (root, url) = (|closure: &Closure| closure.root().to_string(), server.url());
+        let says = |texts: [&str; 2]| texts.map(str::to_owned);
         for (environment, answer, names) in [
             (
                 "untrusted",
                 (FailedPrecondition, "SignatureUntrusted"),
-                [root(&closure), server.url()],
+                [root(&closure), url.clone()],
             ),
-            (
-                "damaged",
-                (Unavailable, "HashMismatch"),
-                ["/nix/store/".to_owned(), server.url()],
-            ),
+            ("damaged", (Unavailable, "HashMismatch"), says(["/nix/store/", &url])),
             (
                 "away",
                 (Unavailable, "CacheUnreachable"),
                 [root(&closure), away.to_string()],
             ),
-            ("absent", (Unavailable, "NotInAnyCache"), [root(&absent), server.url()]),
+            ("absent", (Unavailable, "NotInAnyCache"), [root(&absent), url.clone()]),
             (
                 "huge",
                 (ResourceExhausted, "InsufficientDisk"),
-                ["are free".to_owned(), HUGE.to_string()[..3].to_owned()],
+                says(["are free", "can be freed"]),
             ),
         ] {
             let names: Vec<_> = names.iter().map(String::as_str).chain(["node1", environment]).collect();
@@ -286,7 +297,7 @@ fn a_node_or_an_agent_that_is_not_ready_yet_says_so_and_may_be_asked_again() {
     csi::on_a_machine("nodes that are not ready", |machine| {
         let closure = Closure::new("tools", 3, 2000).unwrap();
         let environments = [environment("tools", &[changed(&closure, |_| ())], &["here"])];
-        let _server = serve(machine, &[&closure], &environments, &[]);
+        let _server = serve(machine, &[&closure], &environments);
         let module = machine.path("root/sys/module/nvidia/version");
         let version = fs::read_to_string(&module).unwrap();
         let asked = || {
@@ -308,6 +319,39 @@ fn a_node_or_an_agent_that_is_not_ready_yet_says_so_and_may_be_asked_again() {
 
         let (done, client, _agent) = asked();
         done.unwrap();
+        taken(machine, &client, "tools");
+        machine.remove(&machine.volume("pod").unwrap()).unwrap();
+        machine.is_tidy().unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_disk_that_is_full_where_a_small_file_is_to_be_written_is_told_of_as_one() {
+    csi::on_a_machine("a full disk", |machine| {
+        let state = machine.path("state");
+        mount("none", &state, "tmpfs", MountFlags::empty(), c"size=400m,mode=0755").unwrap();
+        let closure = Closure::new("tools", 3, 2000).unwrap();
+        let environments = [environment("tools", &[changed(&closure, |_| ())], &["here"])];
+        let _server = serve(machine, &[&closure], &environments);
+        let agent = machine.start().unwrap();
+        let client = agent.client().unwrap();
+        // All that is large is there.
+        taken(machine, &client, "tools");
+        let filler = state.join("filler");
+        let mut file = File::create(&filler).unwrap();
+        for size in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![1; size]).is_ok() {}
+        }
+        let done = publish(machine, &client, "tools");
+        refused(
+            machine,
+            done,
+            (ResourceExhausted, "InsufficientDisk"),
+            &["node1", "cannot write", "No space left"],
+        );
+        drop(file);
+        fs::remove_file(filler).unwrap();
         taken(machine, &client, "tools");
         machine.remove(&machine.volume("pod").unwrap()).unwrap();
         machine.is_tidy().unwrap();

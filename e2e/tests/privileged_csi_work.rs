@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use e2e::{
@@ -20,7 +20,7 @@ use e2e::{
 };
 use node_agent::csi::messages::csi::NodePublishVolumeRequest;
 use rustix::mount::{UnmountFlags, unmount};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tonic::{Code, Request, Status};
 
 /// Publishes all at the same time.

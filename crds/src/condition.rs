@@ -1,16 +1,19 @@
-//! The words of conditions: their types and their reasons, one table for every object.
+//! The words of conditions: their types and their reasons. One table for what the operator writes, one for what agents do.
 //! Never a sentence: the message belongs to whoever sets the condition.
+
+mod node;
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use node::{NodeCondition, NodeReason};
+
 /// What a condition is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ConditionType {
-    /// Of an environment: pods can use it. Of a cache: it answers, and serves `/nix/store`. Of a node: pods can be given
-    /// environments.
+    /// Of an environment: pods can use it. Of a cache: it answers, and serves `/nix/store`.
     Ready,
     /// Of an environment: all closures are known, and every path in them is signed by a trusted key.
     Resolved,

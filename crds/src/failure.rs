@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 /// Why something failed: the word that commands, conditions and events give. Stable; see `docs/reference/reasons.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Reason {
-    /// The command line, or a file named on it, is wrong.
+    /// What was asked makes no sense: the command line, a file named on it, an object, or what a volume says.
     BadRequest,
-    /// The named environment is not in the file.
+    /// The named environment is not in the file; in a cluster: it is absent, or pods of the namespace may not use it.
     EnvironmentNotFound,
     /// Every variant of a package is refused, and at least one for its CUDA release.
     DriverTooOld,
@@ -25,6 +25,10 @@ pub enum Reason {
     DriverNotReady,
     /// Kernel module and libraries are of different versions.
     DriverMismatch,
+    /// The node's agent has not seen the cluster's objects yet; kubelet asks again.
+    AgentStarting,
+    /// The node takes no new volumes: its CUDANode says `spec.drain`.
+    Draining,
     /// A path is there, but no trusted key signed it.
     SignatureUntrusted,
     /// What came is not what was signed.
@@ -35,7 +39,7 @@ pub enum Reason {
     CacheUnreachable,
     /// Every cache answered, none has the path.
     NotInAnyCache,
-    /// The closure does not fit on the disk.
+    /// The closure does not fit on the disk, or the disk is full.
     InsufficientDisk,
     /// Stored bytes are no longer what was signed.
     StoreCorrupt,
@@ -45,4 +49,46 @@ pub enum Reason {
     ViewFailed,
     /// The program could not be started.
     ProgramFailed,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 20] = [
+        Self::BadRequest,
+        Self::EnvironmentNotFound,
+        Self::DriverTooOld,
+        Self::PtxTooNew,
+        Self::NoCodeForGPU,
+        Self::NoVariantForSystem,
+        Self::OutsideDeclaredRange,
+        Self::DriverNotReady,
+        Self::DriverMismatch,
+        Self::AgentStarting,
+        Self::Draining,
+        Self::SignatureUntrusted,
+        Self::HashMismatch,
+        Self::CacheUnreachable,
+        Self::NotInAnyCache,
+        Self::InsufficientDisk,
+        Self::StoreCorrupt,
+        Self::StoreFailed,
+        Self::ViewFailed,
+        Self::ProgramFailed,
+    ];
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn all_reasons_are_all_words_of_the_schema() {
+        let schema = schemars::schema_for!(Reason);
+        let words = schema.get("oneOf").unwrap().as_array().unwrap().iter();
+        let words: BTreeSet<_> = words.map(|word| word["const"].as_str().unwrap().to_owned()).collect();
+        let all: BTreeSet<_> = Reason::ALL.iter().map(|reason| format!("{reason:?}")).collect();
+        assert_eq!(words, all);
+    }
 }

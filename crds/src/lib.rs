@@ -7,6 +7,7 @@ pub mod catalogue;
 pub mod condition;
 pub mod convert;
 pub mod domain;
+pub mod event;
 pub mod failure;
 pub mod generate;
 pub mod manifest;

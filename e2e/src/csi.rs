@@ -144,6 +144,24 @@ impl Machine {
 
     /// As `start`, with that name for kubelet's folder.
     pub fn start_in(&self, kubelet: &Path) -> Result<Agent> {
+        self.start_with(kubelet, ("--objects", &self.path("objects.yaml")))
+    }
+
+    /// As `start`, where an API server is to say what there is, and does not answer.
+    pub fn start_without_answer(&self) -> Result<Agent> {
+        // Nobody listens there once this is over.
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let kubeconfig = self.path("kubeconfig");
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "away", "users": [{"name": "agent", "user": {}}],
+            "clusters": [{"name": "away", "cluster": {"server": format!("http://{address}")}}],
+            "contexts": [{"name": "away", "context": {"cluster": "away", "user": "agent"}}],
+        });
+        fs::write(&kubeconfig, text.to_string())?;
+        self.start_with(&self.path("kubelet"), ("--kubeconfig", &kubeconfig))
+    }
+
+    fn start_with(&self, kubelet: &Path, (source, file): (&str, &Path)) -> Result<Agent> {
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut command = Command::new("unshare");
         command
@@ -159,8 +177,8 @@ impl Machine {
                 "8.0:tesla",
             ])
             .args(["--http", &http.to_string()])
-            .arg("--objects")
-            .arg(self.path("objects.yaml"))
+            .arg(source)
+            .arg(file)
             .arg("--host-root")
             .arg(self.path("root"))
             .arg("--state")

@@ -14,12 +14,13 @@ use std::{
 use e2e::{
     csi::{self, Agent, Client, Machine, Volume},
     made_up::Closure,
+    node, parts,
     server::Server,
     skip,
 };
 use node_agent::csi::messages::csi::NodePublishVolumeRequest;
 use rustix::mount::{UnmountFlags, unmount};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tonic::{Code, Request, Status};
 
 /// Publishes all at the same time.
@@ -109,9 +110,15 @@ fn a_fetch_longer_than_a_call_goes_on_between_calls_and_takes_no_byte_twice() {
             let mut node = client.node();
             client.wait(node.node_publish_volume(request)).map(drop)
         };
-        // Not held long enough, twice; the caller is told how far it is, and left with nothing.
-        for _ in 0..2 {
-            let status = call(Duration::from_secs(1)).unwrap_err();
+        // Not held long enough, twice; the caller is told how far it is near its deadline, and left with nothing.
+        for patience in [1, 2].map(Duration::from_secs) {
+            let begun = Instant::now();
+            let status = call(patience).unwrap_err();
+            assert!(
+                begun.elapsed() >= patience.mul_f64(0.7),
+                "answered after {:?}",
+                begun.elapsed()
+            );
             assert_eq!(status.code(), Code::Aborted, "{status:?}");
             assert!(status.message().contains("it goes on"), "{status:?}");
             assert!(machine.mounted().unwrap().is_empty() && machine.records().unwrap().is_empty());
@@ -357,6 +364,74 @@ fn after_a_reboot_pods_get_their_volumes_back_without_a_fetch_and_what_is_gone_i
         }
         assert_eq!(machine.mounted().unwrap().len(), 3);
         take_away(machine, &client, rest);
+    })
+    .unwrap();
+}
+
+/// The name of the driver's own file that a volume shows.
+fn libcuda(volume: &Volume) -> String {
+    let names = fs::read_dir(volume.target.join("driver/lib")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut own: Vec<_> = names
+        .filter(|name| name.starts_with("libcuda.so.") && name.len() > 13)
+        .collect();
+    assert_eq!(own.len(), 1, "{own:?}");
+    own.remove(0)
+}
+
+#[test]
+fn after_a_reboot_with_another_driver_pods_get_its_files_and_with_the_same_one_the_same_view() {
+    let check_name = "a reboot with another driver";
+    let drivers = parts::available_drivers().unwrap();
+    let two = drivers.iter().rev().nth(1).zip(drivers.last());
+    let Some((other, first)) = skip::without(check_name, two.ok_or("two real drivers cannot be had")) else {
+        return;
+    };
+    csi::on_a_machine(check_name, |machine| {
+        let closure = Closure::new("tools", 3, 2000).unwrap();
+        let server = machine.offer(&[("tools", &closure)], None).unwrap();
+        let agent = machine.start().unwrap();
+        let volumes = ["comes-back", "stays"].map(|uid| machine.volume(uid).unwrap());
+        let [volume, stays] = &volumes;
+        for volume in &volumes {
+            agent.client().unwrap().publish(volume.publish("tools")).unwrap();
+            assert_eq!(libcuda(volume), format!("libcuda.so.{}", first.version));
+        }
+        agent.kill().unwrap();
+        let reboot = || {
+            for mount in machine.mounted_at(&volume.target).unwrap() {
+                unmount(&mount.at, UnmountFlags::empty()).unwrap();
+            }
+            forget_views(machine);
+        };
+        let views = || {
+            let names = fs::read_dir(machine.path("state/views")).unwrap();
+            names.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
+        };
+        let asked = server.log().len();
+        // The same driver, then another, then the first again.
+        for (driver, made) in [(first, 1), (other, 2), (first, 2)] {
+            reboot();
+            fs::remove_dir_all(machine.path("root")).unwrap();
+            node::lay_out(driver, &machine.path("root")).unwrap();
+            let agent = machine.start().unwrap();
+            let client = agent.client().unwrap();
+            for volume in &volumes {
+                client.publish(volume.publish("tools")).unwrap();
+                check(&closure, volume);
+            }
+            assert_eq!(libcuda(volume), format!("libcuda.so.{}", driver.version));
+            assert_eq!(
+                libcuda(stays),
+                format!("libcuda.so.{}", first.version),
+                "a mount that is there stays"
+            );
+            assert_eq!((views(), machine.records().unwrap().len()), (made, 2));
+            agent.kill().unwrap();
+        }
+        assert_eq!(server.log().len(), asked, "all of it was there");
+        let agent = machine.start().unwrap();
+        take_away(machine, &agent.client().unwrap(), &volumes);
     })
     .unwrap();
 }

@@ -14,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-use e2e::{made_up, programs, skip};
+use e2e::{csi::Client, made_up, programs, skip};
+use tonic::{Code, Status};
 
 /// The user `nobody` of Debian and most others.
 const NOBODY: u32 = 65534;
@@ -85,6 +86,21 @@ impl Agent {
     }
 }
 
+/// What `Probe` says at the agent's socket, once it says what is waited for.
+#[track_caller]
+fn probed(folder: &Path, so: impl Fn(&Result<Option<bool>, Status>) -> bool) -> Result<Option<bool>, Status> {
+    let client = Client::at(&folder.join("kubelet/plugins/csi.cudaenv.dev/csi.sock")).unwrap();
+    let mut last = client.probe();
+    for _ in 0..300 {
+        if so(&last) {
+            return last;
+        }
+        thread::sleep(Duration::from_millis(100));
+        last = client.probe();
+    }
+    unreachable!("not within half a minute: {last:?}");
+}
+
 /// A folder that `user` owns, with what an agent needs in it.
 fn folder(user: u32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -112,6 +128,7 @@ fn an_agent_that_may_mount_is_ready_but_for_its_socket_and_one_that_may_not_says
     );
     let ready = agent.until("/readyz", |text| !text.contains("a mount that succeeds"));
     assert!(!ready.contains("the API server"), "objects come from files: {ready}");
+    assert_eq!(probed(ours.path(), Result::is_ok).unwrap(), Some(true));
     let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", agent.process.id())).unwrap();
     let state = ours.path().join("state");
     assert!(!mounts.contains(state.to_str().unwrap()), "the self-test left a mount");
@@ -141,4 +158,11 @@ fn an_agent_that_may_mount_is_ready_but_for_its_socket_and_one_that_may_not_says
     assert!(agent.until("/healthz", |text| text.contains("200")).ends_with("ok\n"));
     let metrics = agent.until("/metrics", |text| text.contains("cudaenv_agent_info"));
     assert!(metrics.contains("cudaenv_ready{part=\"store\"} 0"), "{metrics}");
+    let unhealthy = |said: &Result<_, Status>| matches!(said, Err(status) if status.code() == Code::FailedPrecondition);
+    let status = probed(theirs.path(), unhealthy).unwrap_err();
+    let says = "no mount can be made on node node1: ";
+    assert!(
+        status.message().starts_with(says) && status.details().is_empty(),
+        "{status:?}"
+    );
 }

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     provision::service::Provision,
-    snapshot::{happening::Happening, known::Known, node::Node},
+    snapshot::{happening::Happening, known::Known, node::Node, status::SelfTest},
     store::NodeStore,
 };
 use flights::Flights;
@@ -41,6 +41,8 @@ pub struct Parts {
     pub node: watch::Receiver<Arc<Node>>,
     /// What is asked of the node: the spec of its CUDANode, as last seen.
     pub spec: watch::Receiver<CUDANodeSpec>,
+    /// Whether a mount can be made on this node, as last tried.
+    pub self_test: watch::Receiver<SelfTest>,
     /// Where views are made.
     pub provision: Provision,
     /// The SELinux label of overlays' files, where SELinux is active.

@@ -4,7 +4,7 @@
 mod bridge;
 pub mod caches;
 mod patience;
-mod reasons;
+pub(crate) mod reasons;
 mod room;
 pub mod service;
 mod settle;

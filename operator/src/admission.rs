@@ -13,7 +13,9 @@ use crate::{
     metrics::Metrics,
     observe::world::Worlds,
     plan::admission::{
-        Surroundings, classes,
+        Surroundings,
+        affinity::AgentNodes,
+        classes,
         review::{self, Malformed, Outcome, Reply, Request},
     },
     snapshot::world::World,
@@ -35,6 +37,7 @@ const MOST_EARLY: usize = serve::MOST_QUESTIONS / 2;
 pub struct Admission {
     worlds: Worlds,
     namespace: String,
+    agents: Arc<AgentNodes>,
     metrics: Metrics,
     early: Arc<Semaphore>,
 }
@@ -65,11 +68,13 @@ impl Webhook {
 }
 
 impl Admission {
-    /// Answers by what `worlds` says is known, for an operator in `namespace`, and counts what it answers.
-    pub fn new(worlds: Worlds, namespace: String, metrics: Metrics) -> Self {
+    /// Answers by what `worlds` says is known, for an operator in `namespace` whose agents are placed on `agents`, and counts
+    /// what it answers.
+    pub fn new(worlds: Worlds, namespace: String, agents: AgentNodes, metrics: Metrics) -> Self {
         Self {
             worlds,
             namespace,
+            agents: Arc::new(agents),
             metrics,
             early: Arc::new(Semaphore::new(MOST_EARLY)),
         }
@@ -129,6 +134,7 @@ impl Admission {
         let around = world.map(|world| Surroundings {
             catalogue: &world.catalogue,
             classes: &classes,
+            agents: &self.agents,
         });
         match webhook {
             Webhook::Pods => review::pod(request, &self.namespace, around),

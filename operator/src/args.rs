@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use clap::{Parser, Subcommand, ValueEnum};
 use crds::convert::is_object_name;
 
+use crate::plan::admission::affinity::AgentNodes;
+
 /// The cluster side of cudaenv: resolves environments, keeps their status, labels nodes, answers preflights, injects pods.
 #[derive(Debug, Parser)]
 #[command(name = "operator", version, propagate_version = true)]
@@ -89,6 +91,19 @@ pub struct RunArgs {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, default_value = "0.0.0.0:9811", value_name = "ADDRESS:PORT")]
     pub http: SocketAddr,
+
+    /// The agents' pods in that namespace, as a label selector: a node whose agent's pod is gone is not ready.
+    #[arg(
+        long,
+        default_value = "app.kubernetes.io/component=node-agent",
+        value_name = "SELECTOR"
+    )]
+    pub agent_pods: String,
+
+    /// Where agents are placed: `nodeSelector` and `affinity` of their pods, as JSON. Pods that get an environment are kept to
+    /// those nodes.
+    #[arg(long, default_value = "{}", value_name = "JSON")]
+    pub agent_nodes: AgentNodes,
 
     /// Admission.
     #[command(flatten)]

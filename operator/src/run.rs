@@ -60,6 +60,8 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         namespace,
         pod_name,
         http,
+        agent_pods,
+        agent_nodes,
         webhook,
         credentials_secret,
     } = args;
@@ -80,7 +82,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     let (published, worlds) = watch::channel::<Option<Arc<World>>>(None);
     let (watched, part, own) = (client.clone(), readiness.part("watches"), namespace.clone());
     parts.start("watches", async move {
-        observe::world::observe(watched, &own, published, part).await;
+        observe::world::observe(watched, (&own, &agent_pods), published, part).await;
     });
 
     let me = Replica {
@@ -99,7 +101,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         args: webhook,
         namespace: me.namespace.clone(),
         client,
-        admission: Admission::new(worlds, me.namespace, metrics),
+        admission: Admission::new(worlds, me.namespace, agent_nodes, metrics),
         ending: end.subscribe(),
     };
     serve_webhook(&mut parts, webhook, &readiness).await?;

@@ -13,7 +13,7 @@ use crds::{
     },
 };
 use k8s_openapi::{ByteString, api::core::v1::Pod};
-use operator::plan::admission::{NodeClass, Surroundings, fit, inject, review};
+use operator::plan::admission::{NodeClass, Surroundings, affinity::AgentNodes, fit, inject, review};
 use serde_json::{Value, json};
 
 const STORE_PATH: &str = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-cuda";
@@ -111,6 +111,7 @@ fn admit(pod: &Value) -> Result<(Value, Vec<String>), String> {
     let around = Surroundings {
         catalogue: &catalogue,
         classes: &classes,
+        agents: &AgentNodes::default(),
     };
     let original: Pod = serde_json::from_value(pod.clone()).unwrap();
     let once = inject::inject(&original, "team-a", around).map_err(|refusal| refusal.to_string())?;
@@ -566,6 +567,7 @@ fn an_environment_that_fits_nowhere_is_warned_of_with_the_reason() {
         let around = Surroundings {
             catalogue: &catalogue,
             classes,
+            agents: &AgentNodes::default(),
         };
         inject::inject(&pod, "team-a", around).unwrap().warnings
     };
@@ -612,9 +614,14 @@ fn the_patch_adds_only_and_leaves_fields_that_this_build_does_not_know() {
     let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u1",
         "kind": {"group": "", "version": "v1", "kind": "Pod"}, "namespace": "team-a", "operation": "CREATE", "object": before}});
     let (catalogue, classes) = (catalogue(), classes());
+    let agents = r#"{"nodeSelector": {"pool": "gpu"}, "affinity": {"nodeAffinity":
+        {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "arch", "operator": "In", "values": ["amd64"]}]},
+            {"matchExpressions": [{"key": "arch", "operator": "In", "values": ["arm64"]}]}]}}}}"#;
     let around = Surroundings {
         catalogue: &catalogue,
         classes: &classes,
+        agents: &agents.parse().unwrap(),
     };
     let request = review::read(body.to_string().as_bytes()).unwrap();
     let reply = review::pod(&request, "cudaenv", Some(around)).unwrap().to_review();
@@ -631,4 +638,13 @@ fn the_patch_adds_only_and_leaves_fields_that_this_build_does_not_know() {
     assert_kept(&before, &after, "");
     assert_eq!(after["spec"]["containers"][0]["volumeMounts"], mounts());
     assert_eq!(after["spec"]["volumes"].as_array().unwrap().len(), 1);
+    let terms = after["spec"]
+        .pointer("/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms");
+    let terms = terms.unwrap().as_array().unwrap();
+    let kept_to = |arch: &str| terms.iter().filter(|term| term.to_string().contains(arch)).count();
+    assert_eq!(
+        (terms.len(), kept_to("amd64"), kept_to("arm64")),
+        (2, 1, 1),
+        "{terms:?}"
+    );
 }

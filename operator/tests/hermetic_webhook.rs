@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use operator::{
     admission::{Admission, serve, tls},
     metrics::Metrics,
+    plan::admission::affinity::AgentNodes,
     snapshot::world::World,
 };
 use rustls::{
@@ -60,7 +61,7 @@ async fn webhook(first: Option<Arc<CertifiedKey>>) -> Webhook {
     let (worlds, known) = watch::channel(Some(Arc::new(World::default())));
     let (serving, latest) = watch::channel(first);
     let metrics = Metrics::new().unwrap();
-    let admission = Admission::new(known, "cudaenv".to_owned(), metrics.clone());
+    let admission = Admission::new(known, "cudaenv".to_owned(), AgentNodes::default(), metrics.clone());
     let address = listener.local_addr().unwrap();
     let (ending, told) = watch::channel(false);
     let task = tokio::spawn(serve::serve(listener, tls::config(latest).unwrap(), admission, told));

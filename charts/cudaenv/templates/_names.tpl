@@ -48,3 +48,10 @@ volumeMounts:
 - {name: above, mountPath: /node/above, mountPropagation: Bidirectional}
 - {name: kubelet, mountPath: /node/kubelet, mountPropagation: HostToContainer}
 {{- end -}}
+
+{{- define "cudaenv.criticalPods" -}}
+hard: {pods: {{ .Values.criticalPodsQuota.pods | quote }}}
+scopeSelector:
+  matchExpressions:
+  - {scopeName: PriorityClass, operator: In, values: [system-node-critical, system-cluster-critical]}
+{{- end -}}

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{At, InvalidField, Problem};
 use crate::{
+    condition::NodeCondition,
     domain::{
         cuda::{ComputeCapability, CudaVersion},
         driver::DriverVersion,
@@ -16,9 +17,6 @@ use crate::{
     failure::Reason,
     v1alpha1::{CUDANodeStatus, NodeDriver, NodeGpu},
 };
-
-/// The condition that says whether the driver can be used, and why not.
-pub const DRIVER_READY: &str = "DriverReady";
 
 const STATUS: At<'static> = At::root("status");
 
@@ -99,7 +97,9 @@ fn driver(status: &CUDANodeStatus) -> Result<DriverState, InvalidField> {
 
 /// A driver that is not there, or not yet: the condition has the words.
 fn not_there(conditions: &[Condition]) -> DriverState {
-    let found = conditions.iter().find(|condition| condition.type_ == DRIVER_READY);
+    let found = conditions
+        .iter()
+        .find(|condition| condition.type_ == NodeCondition::DriverReady.as_str());
     match found {
         Some(condition) if condition.reason == "DriverMissing" => DriverState::Missing,
         Some(condition) => DriverState::NotReady {
@@ -203,7 +203,7 @@ mod tests {
             DriverState::Mismatch { .. } | DriverState::Ready { .. } => ("x", ""),
         };
         let condition = Condition {
-            type_: DRIVER_READY.to_owned(),
+            type_: NodeCondition::DriverReady.to_string(),
             status: "False".to_owned(),
             reason: reason.to_owned(),
             message: message.to_owned(),

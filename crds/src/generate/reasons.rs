@@ -7,7 +7,7 @@ use schemars::{JsonSchema, schema_for};
 use serde_json::Value;
 
 use super::cell;
-use crate::{condition, failure, selection};
+use crate::{condition, event, failure, selection};
 
 pub(super) fn render() -> String {
     let mut text = "\
@@ -19,9 +19,18 @@ Stable words: scripts, alerts and dashboards may match on them. The sentences be
     .to_owned();
     write_words::<selection::Mode>(&mut text, "How a selected variant runs", "mode");
     write_words::<selection::Reason>(&mut text, "Why a variant was rejected", "reason");
-    write_words::<failure::Reason>(&mut text, "Why a command, an environment or a node failed", "reason");
+    let failures = "Why a command, an environment or a volume failed, as answers and events have it";
+    write_words::<failure::Reason>(&mut text, failures, "reason");
+    write_words::<event::EventReason>(
+        &mut text,
+        "What happened to a pod's volume, as events of the pod have it",
+        "reason",
+    );
     write_words::<condition::ConditionType>(&mut text, "What a condition is about", "type");
     write_words::<condition::ConditionReason>(&mut text, "Why a condition is as it is", "reason");
+    write_words::<condition::NodeCondition>(&mut text, "What a condition of a node (`CUDANode`) is about", "type");
+    write_words::<condition::NodeReason>(&mut text, "Why a condition of a node is as it is", "reason");
+    text += "\nEvents of environments, caches and preflights have the type of the condition that became good, or the reason of the one that did not.\n";
     text
 }
 
@@ -32,5 +41,40 @@ fn write_words<T: JsonSchema>(text: &mut String, title: &str, column: &str) {
     for word in words.into_iter().flatten() {
         let field = |name: &str| word.get(name).and_then(Value::as_str).unwrap_or_default();
         let _ = writeln!(text, "| `{}` | {} |", field("const"), cell(field("description")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Serialize;
+
+    use super::*;
+
+    /// Every word of the schema is what the program writes.
+    #[track_caller]
+    fn spelled<T: JsonSchema + Serialize + for<'de> serde::Deserialize<'de>>(shown: impl Fn(&T) -> String) {
+        let schema = schema_for!(T);
+        let words = schema.get("oneOf").and_then(Value::as_array).unwrap();
+        assert!(!words.is_empty());
+        let text = render();
+        for word in words {
+            let name = word["const"].as_str().unwrap();
+            let value: T = serde_json::from_value(word["const"].clone()).unwrap();
+            assert_eq!(shown(&value), name);
+            let meaning = cell(word["description"].as_str().unwrap());
+            assert!(text.contains(&format!("| `{name}` | {meaning} |")), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_word_is_in_the_reference_as_programs_write_it() {
+        spelled::<selection::Mode>(|word| word.as_str().to_owned());
+        spelled::<selection::Reason>(|word| word.as_str().to_owned());
+        spelled::<failure::Reason>(|word| format!("{word:?}"));
+        spelled::<event::EventReason>(|word| word.as_str().to_owned());
+        spelled::<condition::ConditionType>(|word| word.as_str().to_owned());
+        spelled::<condition::ConditionReason>(|word| word.as_str().to_owned());
+        spelled::<condition::NodeCondition>(|word| word.as_str().to_owned());
+        spelled::<condition::NodeReason>(|word| word.as_str().to_owned());
     }
 }

@@ -28,6 +28,7 @@ use crate::selection;
     printcolumn = r#"{"name": "Nodes", "type": "integer", "jsonPath": ".status.nodes"}"#,
     printcolumn = r#"{"name": "Breaks", "type": "integer", "jsonPath": ".status.breaks"}"#,
     printcolumn = r#"{"name": "Switches", "type": "integer", "jsonPath": ".status.switches"}"#,
+    printcolumn = r#"{"name": "Keeps", "type": "integer", "jsonPath": ".status.keeps"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -61,6 +62,9 @@ pub struct CUDADriverPreflightStatus {
     /// Packages that would get another variant.
     #[serde(default)]
     pub switches: i32,
+    /// Packages that run now and would go on with the variant that they have, on all of these nodes.
+    #[serde(default)]
+    pub keeps: i32,
     /// Bytes that would have to be fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub download_bytes: Option<i64>,
@@ -68,6 +72,11 @@ pub struct CUDADriverPreflightStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub changes: Vec<PreflightChange>,
+    /// Variants that count as fitting though nobody read their files, as with those that declare no `code`: a node reads them, and
+    /// may find that they do not fit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 512)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub warnings: Vec<String>,
 }
 
 /// What would become of one package on the nodes of one class.

@@ -66,11 +66,7 @@ impl Agent {
 
     /// A client of its socket.
     pub fn client(&self) -> Result<Client> {
-        let runtime = runtime()?;
-        let inside = runtime.enter();
-        let channel = channel(&self.socket)?;
-        drop(inside);
-        Ok(Client { runtime, channel })
+        Client::at(&self.socket)
     }
 
     /// Whether it ended by itself, given ten seconds.
@@ -101,10 +97,8 @@ impl Agent {
     }
 
     fn answers(&self) -> Result<bool> {
-        let client = self.client()?;
-        let mut identity = IdentityClient::new(client.channel.clone());
         // The socket of an agent that was killed answers nobody.
-        Ok(client.wait(identity.probe(ProbeRequest {})).is_ok())
+        Ok(self.client()?.probe().is_ok())
     }
 }
 
@@ -126,6 +120,22 @@ fn tell(log: &str) {
 }
 
 impl Client {
+    /// A client of the socket of any agent.
+    pub fn at(socket: &Path) -> Result<Self> {
+        let runtime = runtime()?;
+        let inside = runtime.enter();
+        let channel = channel(socket)?;
+        drop(inside);
+        Ok(Self { runtime, channel })
+    }
+
+    /// `Probe`: whether it is ready, where it says so.
+    pub fn probe(&self) -> Result<Option<bool>, Status> {
+        let mut identity = IdentityClient::new(self.channel.clone());
+        let answer = self.wait(identity.probe(ProbeRequest {}))?.into_inner();
+        Ok(answer.ready.map(|ready| ready.value))
+    }
+
     /// The Node service, for calls at the same time.
     pub fn node(&self) -> NodeClient<Channel> {
         NodeClient::new(self.channel.clone())

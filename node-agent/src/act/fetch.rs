@@ -170,7 +170,7 @@ impl Fetcher {
 }
 
 /// Whether some cause of `error` is a full disk or a used-up quota.
-fn is_full(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn is_full(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);

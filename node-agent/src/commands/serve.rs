@@ -34,7 +34,7 @@ use crate::{
         supply,
     },
     report::failure::Failure,
-    snapshot::{cluster::Objects, happening::Happening, known::Known, node::Node},
+    snapshot::{cluster::Objects, happening::Happening, known::Known, node::Node, status::SelfTest},
     store::NodeStore,
 };
 
@@ -50,6 +50,8 @@ struct Seams {
     registered: watch::Sender<bool>,
     /// What is asked of the node: the spec of its CUDANode, as last seen.
     spec: watch::Sender<CUDANodeSpec>,
+    /// Whether a mount can be made, as last tried.
+    self_test: watch::Sender<SelfTest>,
     /// The one place where views are made.
     provision: Provision,
     /// What happens to volumes, for events and metrics. Whoever sends drops what does not fit.
@@ -65,6 +67,7 @@ impl Seams {
             known: self.known.subscribe(),
             node: self.node.subscribe(),
             spec: self.spec.subscribe(),
+            self_test: self.self_test.subscribe(),
             provision: self.provision.clone(),
             selinux_label,
             happenings: self.happenings.clone(),
@@ -116,6 +119,7 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         node: watch::Sender::new(Arc::new(detected)),
         registered: watch::Sender::new(true),
         spec: watch::Sender::default(),
+        self_test: watch::Sender::default(),
         provision: Provision::new(means),
         happenings,
     };

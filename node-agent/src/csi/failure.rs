@@ -14,8 +14,12 @@ use tonic::{Code, Status};
 use crate::{
     act::view::{TargetError, ViewError},
     plan::volume::{self, BadRequest},
-    provision::{ProvisionError, service::Busy},
-    report::failure::chain,
+    provision::{
+        ProvisionError,
+        reasons::{of_store, of_view},
+        service::Busy,
+    },
+    report::{failure::chain, selection},
     snapshot::progress::Progress,
     store::StoreError,
 };
@@ -84,21 +88,18 @@ impl CallError {
             Self::Denied(Denied::Invalid { .. } | Denied::Cache { .. } | Denied::NoCache { .. }) => {
                 Some(Reason::BadRequest)
             }
-            Self::Starting { .. }
-            | Self::Drained { .. }
-            | Self::UnderWay
-            | Self::Displaced
-            | Self::Busy(_)
-            | Self::Fetching { .. } => None,
+            Self::Starting { .. } => Some(Reason::AgentStarting),
+            Self::Drained { .. } => Some(Reason::Draining),
+            Self::UnderWay | Self::Displaced | Self::Busy(_) | Self::Fetching { .. } => None,
             Self::Target {
                 source: TargetError::Outside { .. } | TargetError::Link { .. } | TargetError::NoFolder { .. },
                 ..
             } => Some(Reason::BadRequest),
-            Self::Foreign { .. } | Self::Target { .. } | Self::View { .. } | Self::TakeAway { .. } => {
-                Some(Reason::ViewFailed)
-            }
+            Self::Foreign { .. } | Self::Target { .. } => Some(Reason::ViewFailed),
+            Self::View { source, .. } | Self::TakeAway { source, .. } => Some(of_view(source)),
             Self::Provision { source, .. } => Some(source.reason()),
-            Self::Store { .. } | Self::TaskDied { .. } => Some(Reason::StoreFailed),
+            Self::Store { source, .. } => Some(of_store(source)),
+            Self::TaskDied { .. } => Some(Reason::StoreFailed),
         }
     }
 
@@ -126,13 +127,16 @@ impl CallError {
             Self::Denied(Denied::Invalid { .. } | Denied::Cache { .. } | Denied::NoCache { .. }) => {
                 Code::FailedPrecondition
             }
-            Self::Starting { .. } | Self::Drained { .. } => Code::Unavailable,
+            Self::Starting { .. } => of_reason(Reason::AgentStarting),
+            Self::Drained { .. } => of_reason(Reason::Draining),
             Self::UnderWay | Self::Displaced | Self::Busy(_) | Self::Fetching { .. } => Code::Aborted,
             Self::OtherArguments => Code::AlreadyExists,
             Self::OtherTarget | Self::Foreign { .. } => Code::FailedPrecondition,
             Self::Target { source, .. } => of_target(source),
             Self::Provision { source, .. } => of_reason(source.reason()),
-            Self::View { .. } | Self::TakeAway { .. } | Self::Store { .. } | Self::TaskDied { .. } => Code::Internal,
+            Self::View { source, .. } | Self::TakeAway { source, .. } => of_reason(of_view(source)),
+            Self::Store { source, .. } => of_reason(of_store(source)),
+            Self::TaskDied { .. } => Code::Internal,
         }
     }
 
@@ -141,20 +145,31 @@ impl CallError {
         Status::new(self.code(), self.sentence())
     }
 
-    /// The whole chain, cut to what an event takes.
+    /// The whole chain, cut to what an event takes. Of many variants that do not fit, the sentences go before the names.
     pub fn sentence(&self) -> String {
         let word = self.reason().map(|reason| format!("{reason:?}: ")).unwrap_or_default();
-        let mut text = word + &chain(self);
-        if text.len() > LONGEST {
-            let end = (0..=LONGEST - 4)
-                .rev()
-                .find(|end| text.is_char_boundary(*end))
-                .unwrap_or_default();
-            text.truncate(end);
-            text.push_str(" …");
+        let mut text = format!("{word}{}", chain(self));
+        if let Self::Provision { source, .. } = self
+            && let ProvisionError::Rejected { selection } = &**source
+            && text.len() > LONGEST
+        {
+            text = format!("{word}{self}: {}", selection::refusal_in_brief(selection));
         }
-        text
+        cut(text)
     }
+}
+
+/// What an event takes.
+pub(super) fn cut(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST - 4)
+            .rev()
+            .find(|end| text.is_char_boundary(*end))
+            .unwrap_or_default();
+        text.truncate(end);
+        text.push_str(" …");
+    }
+    text
 }
 
 fn of_target(error: &TargetError) -> Code {
@@ -182,6 +197,8 @@ fn of_reason(reason: Reason) -> Code {
         // The next attempt may find another driver, or a cache that is well again.
         Reason::DriverNotReady
         | Reason::DriverMismatch
+        | Reason::AgentStarting
+        | Reason::Draining
         | Reason::HashMismatch
         | Reason::CredentialsRefused
         | Reason::CacheUnreachable
@@ -215,29 +232,4 @@ fn told(progress: &Progress) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sentence_begins_with_its_word_and_fits_an_event() {
-        let error = CallError::Denied(Denied::NotFound {
-            namespace: "a".to_owned(),
-            kind: "CUDAEnvironment",
-            name: "ü".repeat(900),
-        });
-        assert_eq!(
-            (error.code(), error.reason()),
-            (Code::NotFound, Some(Reason::EnvironmentNotFound))
-        );
-        let sentence = error.sentence();
-        assert!(
-            sentence.starts_with("EnvironmentNotFound: ") && sentence.ends_with(" …"),
-            "{sentence}"
-        );
-        assert!(sentence.len() <= LONGEST);
-        let error = CallError::UnderWay;
-        assert_eq!(error.status().code(), Code::Aborted);
-        assert_eq!(error.sentence(), "another call for this volume is under way");
-        assert!(error.status().details().is_empty());
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use crds::pod::View;
+use crds::{domain::node::DriverState, pod::View};
 use tokio::{
     task::spawn_blocking,
     time::{Instant, sleep_until},
@@ -23,7 +23,7 @@ use crate::{
     snapshot::{
         happening::{Happening, What},
         progress::Progress,
-        view::ViewKind,
+        view::{BridgeId, ViewKind},
         volume::VolumeRecord,
     },
     store::{NodeStore, mounts},
@@ -31,6 +31,14 @@ use crate::{
 
 /// Between two words about a fetch.
 const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// What came of mounting again what is on record.
+enum Again {
+    /// It is mounted.
+    Mounted(Box<VolumeRecord>),
+    /// Its files are gone: it must be made anew, with the right to the volume that comes back.
+    Incomplete(Flight),
+}
 
 impl Volumes {
     /// Publishes, answering before `deadline` in any case. Work that was begun goes on after that.
@@ -63,38 +71,37 @@ impl Volumes {
         let flight = self.flights.begin(&publish.id).ok_or(CallError::UnderWay)?;
         let (step, record) = self.look(publish).await?;
         match (step, record) {
-            (Step::Nothing, _) => return Ok(None),
-            (Step::Conflict, _) => return Err(CallError::OtherArguments),
-            (Step::AtAnotherTarget, _) => return Err(CallError::OtherTarget),
-            (Step::Foreign, _) => {
-                return Err(CallError::Foreign {
-                    target: publish.target.clone(),
-                    node: self.parts.node_name.clone(),
-                });
-            }
-            (Step::MountAgain, Some(record)) => {
-                if let Some(record) = self.mount_again(record).await? {
-                    return Ok(Some(record));
-                }
-            }
-            (Step::MountAgain | Step::Make, _) => {}
+            (Step::Nothing, _) => Ok(None),
+            (Step::Conflict, _) => Err(CallError::OtherArguments),
+            (Step::AtAnotherTarget, _) => Err(CallError::OtherTarget),
+            (Step::Foreign, _) => Err(CallError::Foreign {
+                target: publish.target.clone(),
+                node: self.parts.node_name.clone(),
+            }),
+            (Step::MountAgain, Some(record)) => match self.mount_again(record, flight).await? {
+                Again::Mounted(record) => Ok(Some(*record)),
+                Again::Incomplete(flight) => self.make(publish, flight, deadline).await.map(Some),
+            },
+            (Step::MountAgain | Step::Make, _) => self.make(publish, flight, deadline).await.map(Some),
         }
-        self.make(publish, flight, deadline).await.map(Some)
     }
 
     /// What is on record and mounted, and what is to be done.
     async fn look(&self, publish: &Publish) -> Result<(Step, Option<VolumeRecord>), CallError> {
         let (store, pods, wanted) = (self.store().clone(), self.parts.pods.clone(), publish.clone());
-        self.blocking_view(move || look(&store, &pods, &wanted)).await
+        let node = Arc::clone(&self.parts.node.borrow());
+        self.blocking_view(move || look(&store, &pods, &wanted, &node.facts.driver))
+            .await
     }
 
-    /// Mounts what is on record once more; nothing where its files are gone, so that it must be made anew.
-    async fn mount_again(&self, record: VolumeRecord) -> Result<Option<VolumeRecord>, CallError> {
+    /// Mounts what is on record once more.
+    async fn mount_again(&self, record: VolumeRecord, flight: Flight) -> Result<Again, CallError> {
         let (store, label) = (self.store().clone(), self.parts.selinux_label.clone());
         let pods = self.parts.pods.clone();
+        // As in `make`: the right to the volume is held for as long as something is done to it.
         let mounted = self.blocking_view(move || {
             let Some(held) = store.view_record(&record.view)? else {
-                return Ok(None);
+                return Ok(Again::Incomplete(flight));
             };
             let plan = plan::view::of_built(record.view.clone(), record.kind, held.bridge, held.paths, label);
             let target = Target::below(&pods, &record.target)?;
@@ -104,9 +111,9 @@ impl Volumes {
                 Ok(())
             });
             match mounted {
-                Ok(()) => Ok(Some(record)),
+                Ok(()) => Ok(Again::Mounted(Box::new(record))),
                 Err(ViewError::OpenLayer { .. } | ViewError::MissingPath { .. } | ViewError::MissingBridge { .. }) => {
-                    Ok(None)
+                    Ok(Again::Incomplete(flight))
                 }
                 Err(error) => Err(error),
             }
@@ -265,7 +272,12 @@ fn fetching(progress: Progress) -> What {
     }
 }
 
-fn look(store: &NodeStore, pods: &Path, publish: &Publish) -> Result<(Step, Option<VolumeRecord>), ViewError> {
+fn look(
+    store: &NodeStore,
+    pods: &Path,
+    publish: &Publish,
+    driver: &DriverState,
+) -> Result<(Step, Option<VolumeRecord>), ViewError> {
     let mut records = store.volume(&publish.id)?;
     let target = Target::below(pods, &publish.target)?;
     let (table, at) = (mounts::read()?, target.at()?);
@@ -278,9 +290,10 @@ fn look(store: &NodeStore, pods: &Path, publish: &Publish) -> Result<(Step, Opti
         .map(|record| OnRecord {
             target: &record.target,
             fingerprint: &record.fingerprint,
+            driver: record.bridge.as_ref().map(BridgeId::driver),
         })
         .collect();
-    let step = volume::decide(publish, &on_record, mounted);
+    let step = volume::decide(publish, &on_record, mounted, driver);
     let here = records.iter().position(|record| record.target == publish.target);
     Ok((step, here.map(|index| records.swap_remove(index))))
 }

@@ -138,7 +138,7 @@ async fn offer(
     }
     let path = sockets.registration_dir.join(REGISTRATION_SOCKET);
     let (accepted, mut heard) = watch::channel(true);
-    let (mut pause, longest) = OFFER_AGAIN;
+    let mut pause = OFFER_AGAIN.0;
     loop {
         let listener = listen(&path)?;
         heard.mark_unchanged();
@@ -156,17 +156,24 @@ async fn offer(
                     return Ok(());
                 }
             }
-            () = not_taken(pause, &mut heard, &mut registered) => {
+            () = not_taken(OFFER_AGAIN, &mut pause, (&mut heard, &mut registered)) => {
                 tracing::warn!("kubelet does not know the driver: its socket is made anew");
             }
         }
-        pause = (pause * 2).min(longest);
     }
 }
 
-/// Waits until kubelet has refused us, or `CSINode` has not named us for a while.
-async fn not_taken(pause: Duration, heard: &mut watch::Receiver<bool>, registered: &mut watch::Receiver<bool>) {
+/// Waits until kubelet has refused us, or `CSINode` has not named us for a while: `pause`, which is longer each time, and
+/// `first` again once kubelet took us.
+async fn not_taken(
+    (first, longest): (Duration, Duration),
+    pause: &mut Duration,
+    (heard, registered): (&mut watch::Receiver<bool>, &mut watch::Receiver<bool>),
+) {
     loop {
+        if *registered.borrow() && *heard.borrow() {
+            *pause = first;
+        }
         let refused = heard.wait_for(|taken| !*taken);
         let missing = async {
             let _gone = registered.wait_for(|named| !*named).await;
@@ -175,8 +182,9 @@ async fn not_taken(pause: Duration, heard: &mut watch::Receiver<bool>, registere
             _ = refused => {}
             () = missing => {}
         }
-        sleep(pause).await;
+        sleep(*pause).await;
         if !*registered.borrow() || !*heard.borrow() {
+            *pause = (*pause * 2).min(longest);
             return;
         }
     }
@@ -221,4 +229,35 @@ fn connections(listener: UnixListener) -> impl futures_util::Stream<Item = io::R
         }
         Some((accepted, listener))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[tokio::test]
+    async fn a_driver_that_is_not_taken_is_offered_ever_more_rarely_until_it_is_taken() {
+        let (accepted, mut heard) = watch::channel(true);
+        let (names_us, mut registered) = watch::channel(true);
+        let mut pause = MS;
+        for (says, sender) in [("CSINode", &names_us), ("kubelet", &accepted)] {
+            sender.send_replace(false);
+            for longer in [2, 4, 8, 8] {
+                not_taken((MS, 8 * MS), &mut pause, (&mut heard, &mut registered)).await;
+                assert_eq!(pause, longer * MS, "{says}");
+            }
+            sender.send_replace(true);
+            let missed_again = async {
+                tokio::task::yield_now().await;
+                sender.send_replace(false);
+            };
+            let waiting = not_taken((MS, 8 * MS), &mut pause, (&mut heard, &mut registered));
+            tokio::join!(waiting, missed_again);
+            assert_eq!(pause, 2 * MS, "{says}: it was taken in between");
+            sender.send_replace(true);
+            pause = MS;
+        }
+    }
 }

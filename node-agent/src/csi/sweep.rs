@@ -22,7 +22,10 @@ use crate::{
         sweep::{self, Found, Sweep, SweepPlan},
     },
     report::failure::chain,
-    snapshot::happening::{Happening, What},
+    snapshot::{
+        happening::{Happening, What},
+        volume::VolumeRecord,
+    },
     store::{NodeStore, StoreError, mounts},
 };
 
@@ -53,16 +56,7 @@ pub async fn keep(volumes: Volumes) {
         // The schema takes no negative number.
         let most = most.map(|bytes| u64::try_from(bytes).unwrap_or_default());
         match spawn_blocking(move || sweep(&store, &pods, most, wall_clock())).await {
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(freed_bytes))) => volumes.tell(Happening {
-                pod: None,
-                environment: None,
-                what: What::Collected {
-                    freed_bytes,
-                    at: wall_clock(),
-                },
-            }),
-            Ok(Err(error)) => tracing::warn!(error = %chain(&error), "a sweep failed; the next one tries again"),
+            Ok(swept) => volumes.tell_of_sweep(swept),
             Err(error) => tracing::warn!(%error, "the task that sweeps died"),
         }
         tokio::select! {
@@ -72,14 +66,64 @@ pub async fn keep(volumes: Volumes) {
     }
 }
 
-/// One sweep, and garbage collection where the disk is short or the store has more than `most` bytes: the bytes that went, or
-/// nothing where none may go.
-pub fn sweep(store: &NodeStore, pods: &Path, most: Option<u64>, now: SystemTime) -> Result<Option<u64>, SweepError> {
-    let plan = look(store, pods, now)?;
+/// What came of a sweep.
+#[derive(Debug)]
+pub struct Swept {
+    /// Volumes whose pods are gone, whatever else came of it.
+    pub forgotten: Vec<VolumeRecord>,
+    /// Bytes of garbage that went; nothing where none may go.
+    pub freed: Result<Option<u64>, SweepError>,
+}
+
+impl Volumes {
+    fn tell_of_sweep(&self, swept: Swept) {
+        for record in swept.forgotten {
+            self.tell(Happening {
+                pod: Some(record.pod),
+                environment: Some(record.environment),
+                what: What::Forgotten,
+            });
+        }
+        match swept.freed {
+            Ok(None) => {}
+            Ok(Some(freed_bytes)) => self.tell(Happening {
+                pod: None,
+                environment: None,
+                what: What::Collected {
+                    freed_bytes,
+                    at: wall_clock(),
+                },
+            }),
+            Err(error) => tracing::warn!(error = %chain(&error), "a sweep failed; the next one tries again"),
+        }
+    }
+}
+
+/// One sweep, and garbage collection where the disk is short or the store has more than `most` bytes.
+pub fn sweep(store: &NodeStore, pods: &Path, most: Option<u64>, now: SystemTime) -> Swept {
+    let mut forgotten = Vec::new();
+    let freed = sweep_into(&mut forgotten, (store, pods), most, now);
+    Swept { forgotten, freed }
+}
+
+fn sweep_into(
+    forgotten: &mut Vec<VolumeRecord>,
+    (store, pods): (&NodeStore, &Path),
+    most: Option<u64>,
+    now: SystemTime,
+) -> Result<Option<u64>, SweepError> {
+    let (plan, mut records) = look(store, pods, now)?;
     let mut failed = None;
     for step in &plan.steps {
-        if let Err(error) = take(step, store, pods) {
-            failed.get_or_insert(error);
+        match (take(step, store, pods), step) {
+            (Err(error), _) => {
+                failed.get_or_insert(error);
+            }
+            (Ok(()), Sweep::Forget { volume, target }) => {
+                let gone = |record: &mut VolumeRecord| record.volume == *volume && record.target == *target;
+                forgotten.extend(records.extract_if(.., gone));
+            }
+            (Ok(()), Sweep::Unmount { .. } | Sweep::UnmountView { .. }) => {}
         }
     }
     if let Some(error) = failed {
@@ -92,7 +136,8 @@ pub fn sweep(store: &NodeStore, pods: &Path, most: Option<u64>, now: SystemTime)
     may_go.then(|| make_room(store, most, now)).transpose()
 }
 
-fn look(store: &NodeStore, pods: &Path, now: SystemTime) -> Result<SweepPlan, SweepError> {
+/// The plan, and the records that it is about.
+fn look(store: &NodeStore, pods: &Path, now: SystemTime) -> Result<(SweepPlan, Vec<VolumeRecord>), SweepError> {
     let of_store = |source| SweepError::Store { source };
     // The pods are listed after the records: a volume that is published in between has its pod on the list.
     let records = store.volume_records().map_err(of_store)?;
@@ -110,7 +155,8 @@ fn look(store: &NodeStore, pods: &Path, now: SystemTime) -> Result<SweepPlan, Sw
         store: &state,
         views: &store.layout().views(),
     };
-    Ok(sweep::plan(&found, now))
+    let plan = sweep::plan(&found, now);
+    Ok((plan, records))
 }
 
 fn uids(pods: &Path) -> Result<BTreeSet<String>, SweepError> {
@@ -175,4 +221,67 @@ fn make_room(store: &NodeStore, most: Option<u64>, now: SystemTime) -> Result<u6
         tracing::debug!(bytes = gone.short_by, "the rest is in use or was used just now");
     }
     Ok(gone.freed_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crds::catalogue::EnvironmentKey;
+
+    use super::*;
+    use crate::snapshot::{happening::Pod, view::ViewKind, volume::VolumeId};
+
+    #[test]
+    fn a_sweep_names_the_volumes_of_pods_that_are_gone_even_where_another_step_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, pods) = (
+            NodeStore::open(&folder.path().join("state")).unwrap(),
+            folder.path().join("pods"),
+        );
+        let record = |uid: &str| VolumeRecord {
+            volume: VolumeId::new(uid),
+            target: pods.join(uid).join("volumes/kubernetes.io~csi/cuda/mount"),
+            fingerprint: "same".to_owned(),
+            view: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+            kind: ViewKind::Overlay,
+            bridge: None,
+            pod: Pod {
+                namespace: "team-a".to_owned(),
+                name: uid.to_owned(),
+                uid: uid.to_owned(),
+            },
+            environment: EnvironmentKey {
+                namespace: Some("team-a".to_owned()),
+                name: "pytorch".to_owned(),
+            },
+            variants: BTreeMap::new(),
+        };
+        let [stays, gone] = ["stays", "gone"].map(record);
+        for record in [&stays, &gone] {
+            store.keep_volume(record).unwrap();
+        }
+        fs::create_dir_all(pods.join("stays")).unwrap();
+        let swept = sweep(&store, &pods, None, wall_clock());
+        assert!(matches!(swept.freed, Ok(Some(0))), "{:?}", swept.freed);
+        assert_eq!(swept.forgotten, std::slice::from_ref(&gone));
+        assert_eq!(store.volume_records().unwrap(), std::slice::from_ref(&stays));
+        assert_eq!(sweep(&store, &pods, None, wall_clock()).forgotten, []);
+
+        // A record that names a place outside kubelet's folder: nothing is taken away there.
+        let other = VolumeRecord {
+            target: folder.path().join("elsewhere/mount"),
+            ..record("other")
+        };
+        for record in [&other, &gone] {
+            store.keep_volume(record).unwrap();
+        }
+        let swept = sweep(&store, &pods, None, wall_clock());
+        assert!(
+            matches!(swept.freed, Err(SweepError::Unmount { .. })),
+            "{:?}",
+            swept.freed
+        );
+        assert_eq!(swept.forgotten, [gone]);
+    }
 }

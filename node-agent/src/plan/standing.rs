@@ -36,7 +36,7 @@ struct Known {
 impl Standings {
     /// Takes in what happened; `catalogue` says which generation of the environment it happened to.
     pub fn take(&mut self, happening: &Happening, catalogue: &Catalogue) {
-        if let (What::Unpublished { .. }, Some(pod)) = (&happening.what, &happening.pod) {
+        if let (What::Unpublished { .. } | What::Forgotten, Some(pod)) = (&happening.what, &happening.pod) {
             for known in self.known.values_mut() {
                 known.pods.retain(|used| used.uid != pod.uid);
             }
@@ -66,7 +66,11 @@ impl Standings {
                 known.packages.clone_from(variants);
             }
             What::Published { .. } => known.pods.extend(happening.pod.clone()),
-            What::Fetching { .. } | What::Unpublished { .. } | What::Collected { .. } | What::Failed { .. } => {}
+            What::Fetching { .. }
+            | What::Unpublished { .. }
+            | What::Forgotten
+            | What::Collected { .. }
+            | What::Failed { .. } => {}
         }
         known.standing = standing;
     }
@@ -243,7 +247,7 @@ fn standing(what: &What) -> Option<Standing> {
             bytes_total: status.bytes_total,
         },
         What::Published { .. } => Standing::Ready,
-        What::Unpublished { .. } | What::Collected { .. } => return None,
+        What::Unpublished { .. } | What::Forgotten | What::Collected { .. } => return None,
         What::Failed { reason, message } => {
             let (reason, message) = (*reason, message.clone());
             match fault(reason) {
@@ -266,7 +270,12 @@ enum Fault {
 
 const fn fault(reason: Reason) -> Fault {
     match reason {
-        Reason::BadRequest | Reason::EnvironmentNotFound | Reason::ProgramFailed => Fault::OfThePod,
+        // Nor does an agent that only starts, or a node that only empties, say anything of it.
+        Reason::BadRequest
+        | Reason::EnvironmentNotFound
+        | Reason::AgentStarting
+        | Reason::Draining
+        | Reason::ProgramFailed => Fault::OfThePod,
         Reason::DriverTooOld
         | Reason::PtxTooNew
         | Reason::NoCodeForGPU
@@ -487,8 +496,10 @@ mod tests {
         let report = |standings: &Standings| standings.reports(&all, &AtWork::default()).into_iter().next().unwrap();
         let found = report(&standings);
         assert_eq!((found.generation, found.standing, found.pods), (4, Standing::Ready, 2));
-        for (pod, left) in [("p", 1), ("q", 0)] {
-            standings.take(&happening(pod, "x", What::Unpublished { took: Duration::ZERO }), &all);
+        // Kubelet asks for one to be taken away; the other was gone with its folder, and a sweep forgets it.
+        let unpublished = What::Unpublished { took: Duration::ZERO };
+        for (pod, what, left) in [("p", unpublished, 1), ("q", What::Forgotten, 0)] {
+            standings.take(&happening(pod, "x", what), &all);
             assert_eq!(report(&standings).pods, left, "{pod} is gone");
         }
     }

@@ -6,7 +6,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use crds::pod::{BadAttribute, VolumeRequest};
+use crds::{
+    domain::node::DriverState,
+    pod::{BadAttribute, VolumeRequest},
+};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -295,6 +298,8 @@ pub struct OnRecord<'a> {
     pub target: &'a Path,
     /// What was asked.
     pub fingerprint: &'a str,
+    /// The driver whose files it shows, if any.
+    pub driver: Option<&'a str>,
 }
 
 /// What to do about a request to publish.
@@ -304,7 +309,7 @@ pub enum Step {
     Nothing,
     /// It is on record and its mount is gone, as after a reboot: mount it again.
     MountAgain,
-    /// Make it.
+    /// Make it: it is new, or what is on record is for another driver than the node has now.
     Make,
     /// Another request had this target before, with other arguments.
     Conflict,
@@ -315,16 +320,33 @@ pub enum Step {
 }
 
 /// Decides by the table of the CSI specification for a second `NodePublishVolume`.
-pub fn decide(publish: &Publish, on_record: &[OnRecord<'_>], mounted: Option<&Mount>) -> Step {
+///
+/// What is mounted stays as it is, whatever the driver: a program may have its files open. What is gone comes back only for
+/// the kernel module that it was made for.
+pub fn decide(publish: &Publish, on_record: &[OnRecord<'_>], mounted: Option<&Mount>, driver: &DriverState) -> Step {
     let here = on_record.iter().find(|record| record.target == publish.target);
     match (here, mounted) {
         (Some(record), _) if record.fingerprint != publish.fingerprint => Step::Conflict,
         (_, Some(mount)) if !is_ours(mount) => Step::Foreign,
         (Some(_), Some(mount)) if is_sealed(mount) => Step::Nothing,
+        (Some(record), None) if !still_fits(record, driver) => Step::Make,
         (Some(_), _) => Step::MountAgain,
         (None, _) if publish.sharing == Sharing::Single && !on_record.is_empty() => Step::AtAnotherTarget,
         (None, _) => Step::Make,
     }
+}
+
+/// Whether the driver's files on record are those of the kernel module that is loaded. Where none is to be used yet nobody
+/// knows which one comes; selection says so, and kubelet asks again.
+fn still_fits(record: &OnRecord<'_>, driver: &DriverState) -> bool {
+    let loaded = match driver {
+        DriverState::Ready { version, .. } => Some(version),
+        DriverState::Mismatch { kernel, .. } => Some(kernel),
+        DriverState::Missing | DriverState::NotReady { .. } => None,
+    };
+    record
+        .driver
+        .is_none_or(|shown| loaded.is_some_and(|loaded| loaded.as_str() == shown))
 }
 
 /// Whether a mount is one of our views: an overlay under our name, or a part of a node store's plain tree.
@@ -492,6 +514,24 @@ mod tests {
         accepted(set("view", "plain"));
     }
 
+    fn ours(at: &Path) -> Mount {
+        Mount {
+            device: "0:99".to_owned(),
+            root: PathBuf::from("/"),
+            at: at.to_owned(),
+            options: Vec::new(),
+            kind: "overlay".to_owned(),
+            source: crate::plan::view::SOURCE.to_owned(),
+        }
+    }
+
+    fn ready(version: &str) -> DriverState {
+        DriverState::Ready {
+            version: version.parse().unwrap(),
+            cuda: "12.2".parse().unwrap(),
+        }
+    }
+
     #[test]
     fn a_second_call_is_answered_by_the_table_of_the_specification() {
         for sharing in [Sharing::Single, Sharing::Multi] {
@@ -513,17 +553,59 @@ mod tests {
                 (elsewhere, same, other),
                 (elsewhere, "other", other),
             ] {
-                assert_eq!(
-                    decide(&publish, &[OnRecord { target, fingerprint }], None),
-                    step,
-                    "{sharing:?}"
-                );
+                let record = OnRecord {
+                    target,
+                    fingerprint,
+                    driver: Some("535.274.02"),
+                };
+                let decided = decide(&publish, &[record], None, &ready("535.274.02"));
+                assert_eq!(decided, step, "{sharing:?}");
             }
-            assert_eq!(decide(&publish, &[], None), Step::Make);
+            assert_eq!(decide(&publish, &[], None, &DriverState::Missing), Step::Make);
         }
         assert_ne!(
             accepted(|_| ()).fingerprint,
             accepted(|asked| asked.read_only = false).fingerprint
         );
+    }
+
+    #[test]
+    fn what_is_gone_comes_back_for_the_same_driver_only_and_what_is_mounted_stays_for_any() {
+        let publish = accepted(|_| ());
+        let mount = |option: &str| Mount {
+            options: vec![option.to_owned()],
+            ..ours(&publish.target)
+        };
+        let (sealed, open) = (mount("ro"), mount("rw"));
+        let not_ready = DriverState::NotReady {
+            why: "being validated".to_owned(),
+        };
+        let mismatch = |kernel: &str| DriverState::Mismatch {
+            kernel: kernel.parse().unwrap(),
+            library: "550.163.01".parse().unwrap(),
+        };
+        let old = Some("535.274.02");
+        for (shown, now, gone) in [
+            (old, ready("535.274.02"), Step::MountAgain),
+            (old, ready("550.163.01"), Step::Make),
+            (old, ready("535.274"), Step::Make),
+            // The new libraries are installed, the old module is loaded still: these are its files.
+            (old, mismatch("535.274.02"), Step::MountAgain),
+            (old, mismatch("470.256.02"), Step::Make),
+            (old, not_ready.clone(), Step::Make),
+            (old, DriverState::Missing, Step::Make),
+            (None, ready("550.163.01"), Step::MountAgain),
+            (None, not_ready, Step::MountAgain),
+        ] {
+            let record = OnRecord {
+                target: &publish.target,
+                fingerprint: &publish.fingerprint,
+                driver: shown,
+            };
+            let with = |mounted| decide(&publish, &[record], mounted, &now);
+            assert_eq!(with(None), gone, "{shown:?} {now:?}");
+            assert_eq!(with(Some(&sealed)), Step::Nothing, "{now:?}");
+            assert_eq!(with(Some(&open)), Step::MountAgain, "{now:?}");
+        }
     }
 }

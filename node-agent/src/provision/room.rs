@@ -11,7 +11,7 @@ use super::{
     supply::{self, SupplyError},
 };
 use crate::{
-    act,
+    act::{self, fetch::FetchError},
     plan::{
         collect::{self, CollectPlan, CollectPolicy},
         fetch::FetchRefusal,
@@ -22,14 +22,21 @@ use crate::{
 
 /// Bytes that would have to go for the closure to fit; nothing where room is not what is missing, or cannot be made.
 pub(super) fn shortage(error: &ProvisionError) -> Option<u64> {
-    let ProvisionError::Supply(SupplyError::Refused {
+    if let ProvisionError::Supply(SupplyError::Refused {
         source: FetchRefusal::InsufficientDisk { needed, free, freeable },
     }) = error
-    else {
-        return None;
-    };
-    let short = needed.saturating_sub(*free);
-    (short <= *freeable).then_some(short)
+    {
+        let short = needed.saturating_sub(*free);
+        return (short <= *freeable).then_some(short);
+    }
+    // Somebody took the room between the plan and the reservation. What garbage there is was not looked at.
+    if let ProvisionError::Supply(SupplyError::Fetch {
+        source: FetchError::Refused(FetchRefusal::InsufficientDisk { needed, free, .. }),
+    }) = error
+    {
+        return Some(needed.saturating_sub(*free).max(1));
+    }
+    None
 }
 
 /// Makes so much room; whether anything went.
@@ -41,7 +48,12 @@ pub(super) fn make(store: &NodeStore, shortage: u64, now: SystemTime) -> Result<
             grace: Duration::ZERO,
             pinned: BTreeSet::new(),
         };
-        collect::plan(state, &policy, now)
+        let plan = collect::plan(state, &policy, now);
+        if plan.short_by > 0 {
+            CollectPlan::default()
+        } else {
+            plan
+        }
     };
     let gone: CollectPlan = act::collect::collect(store, decide).map_err(|source| supply::failed(store, source))?;
     tracing::info!(
@@ -50,4 +62,36 @@ pub(super) fn make(store: &NodeStore, shortage: u64, now: SystemTime) -> Result<
         "made room on the disk"
     );
     Ok(gone.freed_bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_made_where_that_may_be_enough() {
+        let refusal = |needed, free, freeable| FetchRefusal::InsufficientDisk { needed, free, freeable };
+        let planned = |refusal| ProvisionError::Supply(SupplyError::Refused { source: refusal });
+        let reserved = |refusal| {
+            ProvisionError::Supply(SupplyError::Fetch {
+                source: FetchError::Refused(refusal),
+            })
+        };
+        for (error, expected) in [
+            (planned(refusal(100, 40, 60)), Some(60)),
+            (planned(refusal(100, 40, 59)), None),
+            (reserved(refusal(100, 40, 0)), Some(60)),
+            (reserved(refusal(100, 100, 0)), Some(1)),
+            (ProvisionError::Abandoned, None),
+        ] {
+            assert_eq!(shortage(&error), expected, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_goes_where_all_of_it_would_not_be_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = NodeStore::open(folder.path()).unwrap();
+        assert!(!make(&store, 1, SystemTime::UNIX_EPOCH).unwrap());
+    }
 }

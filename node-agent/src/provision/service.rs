@@ -106,9 +106,14 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// How far it is.
+    /// How far it is. Work whose task died is over.
     pub fn state(&self) -> State {
-        self.state.borrow().clone()
+        // Asked first: whatever was said before the end is there to be read then.
+        let ended = self.state.has_changed().is_err();
+        match self.state.borrow().clone() {
+            State::Working(_) if ended => State::Done(Err(Arc::new(ProvisionError::Abandoned))),
+            state @ (State::Working(_) | State::Done(_)) => state,
+        }
     }
 
     /// Waits for the end. Safe to give up: the work goes on.
@@ -125,8 +130,8 @@ impl Ticket {
 
     /// Waits until it is further, or over.
     pub async fn changed(&mut self) {
-        // A task that is gone has left its last state, which the next look shows.
-        let _ = self.state.changed().await;
+        // A task that is gone is over, as the next look shows.
+        let _gone = self.state.changed().await;
     }
 }
 
@@ -182,7 +187,8 @@ impl Provision {
     /// Every order under way, with how far it is.
     pub fn under_way(&self) -> Vec<(Order, Progress)> {
         let tasks = locked(&self.shared.tasks);
-        let working = tasks.iter().filter_map(|task| match &*task.state.borrow() {
+        let alive = tasks.iter().filter(|task| task.state.has_changed().is_ok());
+        let working = alive.filter_map(|task| match &*task.state.borrow() {
             State::Working(progress) => Some((task.order.clone(), progress.clone())),
             State::Done(_) => None,
         });
@@ -308,4 +314,47 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 )]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_whose_task_died_is_over_for_whoever_waits() {
+        let (sender, state) = watch::channel(State::Working(Progress::default()));
+        let mut ticket = Ticket { state };
+        assert!(matches!(ticket.state(), State::Working(_)), "alive");
+        let mut other = ticket.state.clone();
+        let died = tokio::task::spawn_blocking(move || {
+            let _sender = sender;
+            std::panic::resume_unwind(Box::new("died"));
+        });
+        assert!(died.await.is_err());
+        ticket.changed().await;
+        for _ in 0..2 {
+            let state = ticket.state();
+            let State::Done(Err(error)) = state else {
+                unreachable!("{state:?}")
+            };
+            assert!(matches!(*error, ProvisionError::Abandoned), "{error:?}");
+        }
+        let error = ticket.finished().await.unwrap_err();
+        assert!(matches!(*error, ProvisionError::Abandoned), "{error:?}");
+        assert!(
+            matches!(*other.borrow_and_update(), State::Working(_)),
+            "nobody said so"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_a_task_said_last_counts_after_its_end() {
+        let (sender, state) = watch::channel(State::Working(Progress::default()));
+        let source = crate::plan::view::ViewRefusal::Empty;
+        let error = Arc::new(ProvisionError::View { source });
+        sender.send_replace(State::Done(Err(Arc::clone(&error))));
+        drop(sender);
+        let ticket = Ticket { state };
+        assert!(matches!(ticket.state(), State::Done(Err(said)) if Arc::ptr_eq(&said, &error)));
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crds::{catalogue::EnvironmentKey, v1alpha1::API_VERSION};
+use crds::{catalogue::EnvironmentKey, event::EventReason, v1alpha1::API_VERSION};
 use indicatif::HumanBytes;
 use k8s_openapi::{
     api::{
@@ -74,7 +74,7 @@ impl EventLog {
     /// What is to be told of `happening`, at `now`; nothing where it has no pod, or is not news.
     pub fn tell(&mut self, happening: &Happening, now: Timestamp) -> Option<Telling> {
         let pod = happening.pod.as_ref()?;
-        if let What::Unpublished { .. } = happening.what {
+        if let What::Unpublished { .. } | What::Forgotten = happening.what {
             self.lines.retain(|(uid, _), _| *uid != pod.uid);
             return None;
         }
@@ -168,8 +168,8 @@ fn said(happening: &Happening) -> Option<Said> {
         Some(key) => key.to_string(),
         None => "the environment".to_owned(),
     };
-    let normal = |reason: &str, note: String| Said {
-        reason: reason.to_owned(),
+    let normal = |reason: EventReason, note: String| Said {
+        reason: reason.as_str().to_owned(),
         warning: false,
         note: cut(&note, LONGEST_NOTE),
     };
@@ -179,17 +179,23 @@ fn said(happening: &Happening) -> Option<Said> {
                 .iter()
                 .map(|(package, variant)| format!("{package}: {variant}"));
             let chosen = chosen.collect::<Vec<_>>().join(", ");
-            normal("VariantSelected", format!("{}: selected {chosen}", of()))
+            normal(EventReason::VariantSelected, format!("{}: selected {chosen}", of()))
         }
         What::Fetching {
             status,
             bytes_per_second,
-        } => normal("Fetching", format!("{}: {}", of(), fetching(status, *bytes_per_second))),
+        } => normal(
+            EventReason::Fetching,
+            format!("{}: {}", of(), fetching(status, *bytes_per_second)),
+        ),
         What::Published { took, .. } => {
             let took = took.as_secs_f64();
-            normal("Mounted", format!("{}: mounted, {took:.1} s after kubelet asked", of()))
+            normal(
+                EventReason::Mounted,
+                format!("{}: mounted, {took:.1} s after kubelet asked", of()),
+            )
         }
-        What::Unpublished { .. } | What::Collected { .. } => return None,
+        What::Unpublished { .. } | What::Forgotten | What::Collected { .. } => return None,
         What::Failed { reason, message } => Said {
             reason: format!("{reason:?}"),
             warning: true,

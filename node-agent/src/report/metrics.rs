@@ -188,7 +188,7 @@ impl Metrics {
             return;
         }
         match &happening.what {
-            What::Selected { .. } | What::Fetching { .. } => {}
+            What::Selected { .. } | What::Fetching { .. } | What::Forgotten => {}
             What::Published { took, .. } => {
                 self.publish.with_label_values(&["ok", ""]).inc();
                 self.publish_seconds.observe(took.as_secs_f64());

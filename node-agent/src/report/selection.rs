@@ -1,6 +1,6 @@
 //! A selection in words. Never leaves out a variant's reason.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use crds::selection::{Reason as Misfit, Selection};
 
@@ -34,6 +34,25 @@ pub fn refusal(selection: &Selection) -> String {
     } else {
         text
     }
+}
+
+/// The same without the sentences, for where room is short: each package's variants by reason.
+pub fn refusal_in_brief(selection: &Selection) -> String {
+    let mut packages: BTreeMap<&str, BTreeMap<Misfit, Vec<&str>>> = BTreeMap::new();
+    for rejected in &selection.rejected {
+        if !selection.selected.contains_key(&rejected.package) {
+            let reasons = packages.entry(&rejected.package).or_default();
+            reasons.entry(rejected.reason).or_default().push(&rejected.variant);
+        }
+    }
+    let package = |(package, reasons): (&str, BTreeMap<Misfit, Vec<&str>>)| {
+        let reasons = reasons
+            .iter()
+            .map(|(reason, variants)| format!("{reason}: {}", variants.join(", ")));
+        let reasons = reasons.collect::<Vec<_>>().join("; ");
+        format!("no variant of package {package} fits this node; {reasons}")
+    };
+    packages.into_iter().map(package).collect::<Vec<_>>().join("; ")
 }
 
 /// The word for programs: the reason of the variant that came closest to fitting.
@@ -106,6 +125,10 @@ mod tests {
         assert_eq!(
             refusal(&selection),
             "no variant of package pytorch fits this node; cu130: driver-too-old: detail of cu130; cu118: no-code-for-gpu: detail of cu118"
+        );
+        assert_eq!(
+            refusal_in_brief(&selection),
+            "no variant of package pytorch fits this node; driver-too-old: cu130; no-code-for-gpu: cu118"
         );
     }
 

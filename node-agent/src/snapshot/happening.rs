@@ -61,6 +61,8 @@ pub enum What {
         /// From kubelet's call to the answer.
         took: Duration,
     },
+    /// Its pod is gone, and kubelet never asked for it to be taken away.
+    Forgotten,
     /// Garbage was collected, or there was none to collect. Of no pod and no environment.
     Collected {
         /// Bytes that went.

@@ -31,9 +31,6 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Helm keeps a megabyte for each release in a secret of the namespace it installs to.
 const NO_RELEASES: &str = "type!=helm.sh/release.v1";
 
-/// The labels that the chart gives the agents' pods.
-const AGENTS: &str = "app.kubernetes.io/name=cudaenv,app.kubernetes.io/component=node-agent";
-
 /// The world as it changes; nothing until every kind was listed.
 pub type Worlds = watch::Receiver<Option<Arc<World>>>;
 
@@ -50,13 +47,18 @@ struct Change {
 
 /// Watches until it is dropped, and publishes every change.
 ///
-/// Secrets, and the agents' pods, are watched in `namespace` alone.
-pub async fn observe(client: Client, namespace: &str, published: watch::Sender<Option<Arc<World>>>, part: Part) {
+/// Secrets, and the agents' pods, which have those labels, are watched in `namespace` alone.
+pub async fn observe(
+    client: Client,
+    (namespace, agents): (&str, &str),
+    published: watch::Sender<Option<Arc<World>>>,
+    part: Part,
+) {
     let own_secrets = Api::<Secret>::namespaced(client.clone(), namespace);
     let own_agents = Api::<Pod>::namespaced(client.clone(), namespace);
     let watches = [
         kept(own_secrets, watcher::Config::default().fields(NO_RELEASES)),
-        kept(own_agents, watcher::Config::default().labels(AGENTS)),
+        kept(own_agents, watcher::Config::default().labels(agents)),
         everywhere::<CUDAEnvironment>(&client),
         everywhere::<ClusterCUDAEnvironment>(&client),
         everywhere::<CUDABinaryCache>(&client),

@@ -51,6 +51,8 @@ pub struct Surroundings<'a> {
     pub catalogue: &'a Catalogue,
     /// The classes of the nodes that have reported, each once.
     pub classes: &'a [NodeClass],
+    /// Where agents run.
+    pub agents: &'a affinity::AgentNodes,
 }
 
 /// Most bytes of a warning: what is longer, the API server may cut.

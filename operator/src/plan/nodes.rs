@@ -12,6 +12,7 @@ use std::{
 
 use crds::{
     catalogue::Labels,
+    condition::NodeCondition,
     domain::node::{DriverState, NodeFacts},
     pod::CLASS_LABEL,
     v1alpha1::CUDANodeStatus,
@@ -33,7 +34,7 @@ pub const TAINT: &str = "cudaenv.dev/agent-not-ready";
 const EFFECT: &str = "NoSchedule";
 
 /// The conditions of a `CUDANode` that say that its agent can mount. `StoreReady` comes with a mount that was tried out.
-const AGENT_READY: [&str; 2] = ["StoreReady", "Registered"];
+const AGENT_READY: [NodeCondition; 2] = [NodeCondition::StoreReady, NodeCondition::Registered];
 
 /// How long an agent must have been ready before the taint goes: a few seconds, for one that starts again and again.
 const READY_FOR: Duration = Duration::from_secs(2);
@@ -87,7 +88,7 @@ fn silent(world: &World) -> BTreeSet<&str> {
 fn says_ready(status: &CUDANodeStatus) -> bool {
     AGENT_READY.iter().all(|wanted| {
         let mut found = status.conditions.iter();
-        found.any(|condition| condition.type_ == *wanted && condition.status == "True")
+        found.any(|condition| condition.type_ == wanted.as_str() && condition.status == "True")
     })
 }
 

@@ -28,6 +28,10 @@ mod download;
 
 /// Most changes that an answer lists.
 const MOST_CHANGES: usize = 256;
+/// Most variants that an answer warns of.
+const MOST_WARNINGS: usize = 64;
+/// Longest warning.
+const LONGEST_WARNING: usize = 512;
 /// Longest detail of a change.
 const LONGEST_DETAIL: usize = 1024;
 
@@ -77,15 +81,22 @@ pub fn status(inputs: &Inputs<'_>, preflight: &Preflight) -> CUDADriverPreflight
     };
     let (breaks, switches) = (packages(Outcome::Breaks), packages(Outcome::Switches));
     let download_bytes = download::bytes(&trial);
-    let (holds, why, message) = completeness(&trial, count, download_bytes.is_some());
+    let (holds, why, mut message) = completeness(&trial, count, download_bytes.is_some());
+    let warnings = trial.unread();
+    if !warnings.is_empty() {
+        let count = warnings.len();
+        message += &format!("; {count} of the variants count as fitting unread: see status.warnings");
+    }
     CUDADriverPreflightStatus {
         conditions: said(holds, why, message),
         observed_generation: Some(preflight.generation),
         nodes: number(trial.members.len() + trial.silent),
         breaks,
         switches,
+        keeps: number(trial.keeps(&changes)),
         download_bytes: download_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
         changes: changes.into_iter().take(MOST_CHANGES).collect(),
+        warnings: warnings.into_iter().take(MOST_WARNINGS).collect(),
     }
 }
 
@@ -224,6 +235,51 @@ impl<'a> Trial<'a> {
         let count = changes.len();
         changes.sort_by_key(|change| (rank(change.outcome), -change.nodes_in_use, -change.nodes));
         (changes, count)
+    }
+
+    /// Whether any node of a class is meant for an environment.
+    fn has_nodes(&self, candidate: &Candidate<'_>, class: usize) -> bool {
+        let mut of_class = self.members.iter().filter(|(_, of)| *of == class);
+        of_class.any(|(member, _)| self.is_meant_for(candidate, *member))
+    }
+
+    /// How many packages run now and are in none of `changes` for the worse.
+    fn keeps(&self, changes: &[PreflightChange]) -> usize {
+        let moved: BTreeSet<_> = changes
+            .iter()
+            .filter(|change| change.outcome != Outcome::Heals)
+            .map(|change| (change.namespace.as_deref(), &*change.environment, &*change.package))
+            .collect();
+        let running = self.environments.iter().flat_map(|candidate| {
+            let here = candidate
+                .choices
+                .iter()
+                .filter(|(class, _)| self.has_nodes(candidate, **class));
+            let packages = here.flat_map(|(_, choice)| choice.before.selected.keys());
+            packages.map(|package| (candidate.key.namespace.as_deref(), &*candidate.key.name, &**package))
+        });
+        running.collect::<BTreeSet<_>>().difference(&moved).count()
+    }
+
+    /// The variants in the answer that count as fitting only because nobody read their files.
+    fn unread(&self) -> Vec<String> {
+        let variants = self.environments.iter().flat_map(|candidate| {
+            let here = candidate
+                .choices
+                .iter()
+                .filter(|(class, _)| self.has_nodes(candidate, **class));
+            let chosen = here.flat_map(|(_, choice)| choice.before.selected.iter().chain(&choice.after.selected));
+            let unread = chosen.filter(|(_, selected)| !selected.unknown.is_empty());
+            unread.map(|(package, selected)| (candidate.key, package, &selected.variant))
+        });
+        let told = variants
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .map(|(key, package, variant)| {
+                let text = format!("{key}: {package}/{variant} counts as fitting unread: its files may say otherwise; declare its `code`");
+                shortened(&text, LONGEST_WARNING)
+            });
+        told.collect()
     }
 
     /// What agents say of an environment that they hold or fetch, by member.

@@ -57,7 +57,6 @@ pub(super) struct Parts<'a> {
 /// What the parts tell each other.
 #[derive(Debug)]
 struct Channels {
-    self_test: watch::Sender<SelfTest>,
     numbers: watch::Sender<Result<StoreNumbers, String>>,
     standings: watch::Sender<Standings>,
     outdated_pods: watch::Sender<Vec<String>>,
@@ -75,7 +74,6 @@ pub(super) async fn start(parts: Parts<'_>) -> Result<JoinSet<()>, ServeError> {
     let published = parts.store.published().unwrap_or_default();
     let standings = Standings::of(&published, &parts.seams.known.borrow().catalogue);
     let channels = Channels {
-        self_test: watch::Sender::default(),
         numbers: watch::Sender::new(parts.store.numbers().map_err(|error| chain(&error))),
         standings: watch::Sender::new(standings),
         outdated_pods: watch::Sender::default(),
@@ -85,25 +83,20 @@ pub(super) async fn start(parts: Parts<'_>) -> Result<JoinSet<()>, ServeError> {
         }),
     };
     let mut tasks = JoinSet::new();
-    serve_http(&mut tasks, &parts, &channels, (listener, metrics.clone()));
+    serve_http(&mut tasks, &parts, (listener, metrics.clone()));
     look_around(&mut tasks, &parts, &channels, &metrics);
     tell(&mut tasks, parts, channels, metrics);
     Ok(tasks)
 }
 
-fn serve_http(
-    tasks: &mut JoinSet<()>,
-    parts: &Parts<'_>,
-    channels: &Channels,
-    (listener, metrics): (TcpListener, Metrics),
-) {
+fn serve_http(tasks: &mut JoinSet<()>, parts: &Parts<'_>, (listener, metrics): (TcpListener, Metrics)) {
     let waiting_for = watch::Sender::new(vec!["the first look"]);
     let answers = Answers {
         metrics,
         waiting_for: waiting_for.subscribe(),
     };
     tasks.spawn(http::serve(listener, answers));
-    let (known, tested) = (parts.seams.known.subscribe(), channels.self_test.subscribe());
+    let (known, tested) = (parts.seams.known.subscribe(), parts.seams.self_test.subscribe());
     tasks.spawn(ready(parts.csi_socket.clone(), known, tested, waiting_for));
 }
 
@@ -111,7 +104,7 @@ fn serve_http(
 fn look_around(tasks: &mut JoinSet<()>, parts: &Parts<'_>, channels: &Channels, metrics: &Metrics) {
     let Parts { seams, store, .. } = parts;
     let node = seams.node.subscribe();
-    tasks.spawn(detection::test(store.clone(), node, channels.self_test.clone()));
+    tasks.spawn(detection::test(store.clone(), node, seams.self_test.clone()));
     let looking = Looking {
         root: parts.host_root.clone(),
         said: parts.said.clone(),
@@ -145,7 +138,7 @@ fn tell(tasks: &mut JoinSet<()>, parts: Parts<'_>, channels: Channels, metrics: 
     let sources = Sources {
         known: seams.known.subscribe(),
         node: seams.node.subscribe(),
-        self_test: channels.self_test.subscribe(),
+        self_test: seams.self_test.subscribe(),
         standings: channels.standings.subscribe(),
         store: channels.numbers.subscribe(),
         outdated_pods: channels.outdated_pods.subscribe(),

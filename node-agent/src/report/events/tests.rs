@@ -126,10 +126,14 @@ fn what_kubelet_tries_again_and_again_is_counted_and_forgotten_with_the_volume()
         writes += i32::from(log.tell(&happening("p", failed("no answer")), at(second)).is_some());
     }
     assert_eq!(writes, 5, "one in two minutes");
-    let gone = What::Unpublished { took: Duration::ZERO };
-    assert_eq!(log.tell(&happening("p", gone), at(600)), None);
-    assert!(log.lines.is_empty());
-    created(log.tell(&happening("p", failed("no answer")), at(601)));
+    for (gone, second) in [
+        (What::Unpublished { took: Duration::ZERO }, 600),
+        (What::Forgotten, 602),
+    ] {
+        assert_eq!(log.tell(&happening("p", gone), at(second)), None);
+        assert!(log.lines.is_empty());
+        created(log.tell(&happening("p", failed("no answer")), at(second + 1)));
+    }
     let mut nobody = happening("p", failed("no answer"));
     nobody.pod = None;
     assert_eq!(log.tell(&nobody, at(700)), None);

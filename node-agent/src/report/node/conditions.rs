@@ -1,7 +1,10 @@
 //! The conditions of a node: whether environments can be mounted there, and what stands in the way.
 //! Never moves `lastTransitionTime` unless the status changed.
 
-use crds::{convert::node::DRIVER_READY, domain::node::DriverState};
+use crds::{
+    condition::{NodeCondition, NodeReason},
+    domain::node::DriverState,
+};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
@@ -17,10 +20,10 @@ const LONGEST: usize = 2048;
 
 /// A condition without its times.
 struct Said {
-    kind: &'static str,
+    kind: NodeCondition,
     /// Nothing: unknown.
     holds: Option<bool>,
-    reason: &'static str,
+    reason: NodeReason,
     message: String,
 }
 
@@ -33,7 +36,7 @@ pub(super) fn conditions(report: &NodeReport, before: Before<'_>, now: Timestamp
 
 /// All of the parts, or the first that does not hold.
 fn ready(report: &NodeReport, parts: &[Said]) -> Said {
-    let kind = "Ready";
+    let kind = NodeCondition::Ready;
     let said = |holds, reason, message: &str| Said {
         kind,
         holds,
@@ -49,22 +52,22 @@ fn ready(report: &NodeReport, parts: &[Said]) -> Said {
     if report.drain {
         return said(
             Some(false),
-            "Draining",
+            NodeReason::Draining,
             "spec.drain is set: mounted volumes stay, new ones are refused",
         );
     }
-    said(Some(true), "Ready", "environments can be mounted")
+    said(Some(true), NodeReason::Ready, "environments can be mounted")
 }
 
 fn driver(report: &NodeReport) -> Said {
     let reason = match &report.facts.driver {
-        DriverState::Missing => "DriverMissing",
-        DriverState::NotReady { .. } => "DriverNotReady",
-        DriverState::Mismatch { .. } => "DriverMismatch",
-        DriverState::Ready { .. } => "DriverReady",
+        DriverState::Missing => NodeReason::DriverMissing,
+        DriverState::NotReady { .. } => NodeReason::DriverNotReady,
+        DriverState::Mismatch { .. } => NodeReason::DriverMismatch,
+        DriverState::Ready { .. } => NodeReason::DriverReady,
     };
     Said {
-        kind: DRIVER_READY,
+        kind: NodeCondition::DriverReady,
         holds: Some(matches!(report.facts.driver, DriverState::Ready { .. })),
         reason,
         message: driver_words(&report.facts.driver),
@@ -73,16 +76,16 @@ fn driver(report: &NodeReport) -> Said {
 
 fn store(report: &NodeReport) -> Said {
     let (holds, reason, message) = match (&report.store, &report.self_test) {
-        (Err(why), _) => (Some(false), "StoreFailed", why.clone()),
-        (Ok(_), SelfTest::Failed { why }) => (Some(false), "SelfTestFailed", why.clone()),
-        (Ok(_), SelfTest::Pending) => (None, "SelfTestPending", "no mount was tried yet".to_owned()),
+        (Err(why), _) => (Some(false), NodeReason::StoreFailed, why.clone()),
+        (Ok(_), SelfTest::Failed { why }) => (Some(false), NodeReason::SelfTestFailed, why.clone()),
+        (Ok(_), SelfTest::Pending) => (None, NodeReason::SelfTestPending, "no mount was tried yet".to_owned()),
         (Ok(_), SelfTest::Passed) => {
             let message = "a mount was made, read, and found read-only".to_owned();
-            (Some(true), "SelfTestPassed", message)
+            (Some(true), NodeReason::SelfTestPassed, message)
         }
     };
     Said {
-        kind: "StoreReady",
+        kind: NodeCondition::StoreReady,
         holds,
         reason,
         message,
@@ -91,15 +94,18 @@ fn store(report: &NodeReport) -> Said {
 
 fn registered(report: &NodeReport) -> Said {
     let (reason, message) = match report.registered {
-        Some(true) => ("Registered", "kubelet knows the driver: it is in the node's CSINode"),
+        Some(true) => (
+            NodeReason::Registered,
+            "kubelet knows the driver: it is in the node's CSINode",
+        ),
         Some(false) => (
-            "NotRegistered",
+            NodeReason::NotRegistered,
             "the driver is not in the node's CSINode: kubelet did not register it, or lost it",
         ),
-        None => ("NotObserved", "the node's CSINode was not seen yet"),
+        None => (NodeReason::NotObserved, "the node's CSINode was not seen yet"),
     };
     Said {
-        kind: "Registered",
+        kind: NodeCondition::Registered,
         holds: report.registered,
         reason,
         message: message.to_owned(),
@@ -109,12 +115,12 @@ fn registered(report: &NodeReport) -> Said {
 /// Whether every mounted volume shows the driver that the node has.
 fn current(report: &NodeReport) -> Said {
     let pods = &report.outdated_pods;
-    let kind = "DriverCurrent";
+    let kind = NodeCondition::DriverCurrent;
     if pods.is_empty() {
         return Said {
             kind,
             holds: Some(true),
-            reason: "NoOldVolumes",
+            reason: NodeReason::NoOldVolumes,
             message: "every mounted volume shows the driver that the node has".to_owned(),
         };
     }
@@ -131,7 +137,7 @@ fn current(report: &NodeReport) -> Said {
     Said {
         kind,
         holds: Some(false),
-        reason: "PodsMustRestart",
+        reason: NodeReason::PodsMustRestart,
         message: format!(
             "the driver changed under running pods, whose volumes keep the old driver's files: restart {named}{more}"
         ),
@@ -144,12 +150,12 @@ fn dated(said: Said, before: Before<'_>, now: Timestamp) -> Condition {
         Some(false) => "False",
         None => "Unknown",
     };
-    let same = |old: &&Condition| old.type_ == said.kind && old.status == status;
+    let same = |old: &&Condition| old.type_ == said.kind.as_str() && old.status == status;
     let since = before.status.conditions.iter().find(same);
     Condition {
-        type_: said.kind.to_owned(),
+        type_: said.kind.to_string(),
         status: status.to_owned(),
-        reason: said.reason.to_owned(),
+        reason: said.reason.to_string(),
         message: cut(&said.message, LONGEST),
         last_transition_time: since.map_or(Time(now), |old| old.last_transition_time.clone()),
         observed_generation: before.generation,

@@ -80,6 +80,7 @@ pub fn inject(pod: &Pod, namespace: &str, around: Surroundings<'_>) -> Result<Ad
     admitted.warnings.extend(nowhere);
     // A pod that was placed by hand is not moved by an affinity: kubelet would fail it, without a word of ours.
     if spec.node_name.as_ref().is_none_or(String::is_empty) {
+        affinity::follow(spec, around.agents);
         affinity::avoid(spec, &fit::unfit(&environments, around.classes));
     }
     Ok(admitted)

@@ -69,7 +69,7 @@ fn what_breaks_switches_and_heals_is_told_worst_first() {
     report(&mut world, "new-1", "torch", EnvironmentPhase::Ready);
     let up = asked(&world, &Answers::new(), "580.95.05", None);
     assert_eq!(changes(&up), ["Switches cu11 cu12 1/0/0", "Heals - cu12 1/0/0"]);
-    assert_eq!((up.nodes, up.breaks, up.switches), (4, 0, 1));
+    assert_eq!((up.nodes, up.breaks, up.switches, up.keeps), (4, 0, 1, 0));
     let down = asked(&world, &Answers::new(), "470.256.02", None);
     assert_eq!(changes(&down), ["Switches cu12 cu11 2/1/3", "Heals - cu11 1/0/0"]);
     let far = asked(&world, &Answers::new(), "390.157", None);
@@ -144,4 +144,53 @@ fn an_answer_given_again_is_the_same() {
     let world = small();
     let first = asked(&world, &Answers::new(), "580.95.05", None);
     assert_eq!(asked(&world, &Answers::new(), "580.95.05", None), first);
+}
+
+#[test]
+fn what_keeps_its_variant_everywhere_is_counted_once_and_what_moves_somewhere_is_not() {
+    let mut world = small();
+    environment(&mut world, "old-only", &[("cu11", "11.8")], &Value::Null);
+    environment(&mut world, "new-only", &[("cu13", "13.0")], &Value::Null);
+    let elsewhere = json!({"nodeSelector": {"pool": "nowhere"}});
+    environment(&mut world, "elsewhere", &[("cu11", "11.8")], &elsewhere);
+    let counted = |driver: &str, pool| {
+        let status = asked(&world, &Answers::new(), driver, pool);
+        (status.keeps, status.switches, status.breaks)
+    };
+    // `torch` switches on the old node; `old-only` runs on three of the four and stays; nothing runs that needs 13.0.
+    assert_eq!(counted("580.95.05", None), (1, 1, 0));
+    assert_eq!(counted("580.95.05", Some("new-1")), (2, 0, 0));
+    assert_eq!(counted("390.157", None), (0, 0, 2));
+    assert_eq!(counted("390.157", Some("ancient")), (0, 0, 0));
+}
+
+#[test]
+fn variants_that_count_as_fitting_unread_are_named_and_declared_ones_are_not() {
+    let mut world = small();
+    let all = answers(
+        &world,
+        &[("cu12", Ok(resolved("abcde"))), ("cu11", Ok(resolved("cdx")))],
+    );
+    let declared = asked(&world, &all, "580.95.05", None);
+    assert_eq!(declared.warnings, [""; 0]);
+    assert_eq!(
+        declared.conditions[0].message,
+        "every node and environment is in the answer"
+    );
+    let undeclared = json!({"packages": [{"name": "torch", "variants": [
+        {"name": "cu12", "cuda": "12.8", "storePaths": {"x86_64-linux": crate::plan::made_up::path("cu12")}},
+        {"name": "cu11", "cuda": "11.8", "code": {"sass": ["8.0"]},
+         "storePaths": {"x86_64-linux": crate::plan::made_up::path("cu11")}}]}]});
+    environment(&mut world, "unread", &[], &undeclared);
+    let told = asked(&world, &all, "580.95.05", None);
+    assert_eq!(
+        told.warnings,
+        [
+            "CUDAEnvironment team/unread: torch/cu12 counts as fitting unread: its files may say otherwise; declare its `code`"
+        ]
+    );
+    let message = &told.conditions[0].message;
+    assert!(message.ends_with("; 1 of the variants count as fitting unread: see status.warnings"));
+    // Where the driver rules the variant out, its code is not asked for.
+    assert_eq!(asked(&world, &all, "470.256.02", Some("old")).warnings, [""; 0]);
 }

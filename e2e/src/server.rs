@@ -1,4 +1,4 @@
-//! A small static HTTP server on loopback for caches: keep-alive, ranges, an access log, and a rate when asked.
+//! A small static HTTP server on loopback for caches: keep-alive, ranges, an access log, and a rate or a token when asked.
 //! It must never listen on the machine's network, serve outside its folder, or outlive its owner.
 
 use std::collections::BTreeMap;
@@ -32,6 +32,15 @@ pub struct Access {
     pub bytes: u64,
 }
 
+/// How a server serves; by default to everybody, as fast as it can.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// What each connection sends at most in a second.
+    pub bytes_per_second: Option<u64>,
+    /// Whoever does not send this bearer token is answered 401.
+    pub token: Option<String>,
+}
+
 /// A running server; it stops when dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -44,7 +53,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
-    bytes_per_second: Option<u64>,
+    terms: Terms,
     log: Mutex<Vec<Access>>,
     connections: Mutex<BTreeMap<u64, TcpStream>>,
     stopping: AtomicBool,
@@ -59,11 +68,15 @@ impl Server {
     /// As `start`, each connection sending at most so many bytes a second.
     pub fn start_at_rate(folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
-        Self::serve(listener, folder, bytes_per_second)
+        let terms = Terms {
+            bytes_per_second,
+            token: None,
+        };
+        Self::serve(listener, folder, terms)
     }
 
-    /// As `start_at_rate`, in the network namespace of that file (`/proc/PID/ns/net`), on an address of its own.
-    pub fn start_in(namespace: &Path, address: Ipv4Addr, folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
+    /// Serves the folder in the network namespace of that file (`/proc/PID/ns/net`), on an address of its own.
+    pub fn start_in(namespace: &Path, address: Ipv4Addr, folder: &Path, terms: Terms) -> Result<Self> {
         let namespace = File::open(namespace).with_context(|| format!("cannot open {}", namespace.display()))?;
         // A thread enters alone, and a socket stays in the namespace that it was made in.
         let bound = std::thread::spawn(move || -> Result<TcpListener> {
@@ -73,14 +86,14 @@ impl Server {
         let listener = bound
             .join()
             .map_err(|_| anyhow!("the thread that listens panicked"))??;
-        Self::serve(listener, folder, bytes_per_second)
+        Self::serve(listener, folder, terms)
     }
 
-    fn serve(listener: TcpListener, folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
+    fn serve(listener: TcpListener, folder: &Path, terms: Terms) -> Result<Self> {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
-            bytes_per_second,
+            terms,
             log: Mutex::default(),
             connections: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -181,6 +194,7 @@ struct Request {
     method: String,
     path: String,
     from: Option<u64>,
+    token: Option<String>,
 }
 
 fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
@@ -193,23 +207,39 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Req
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
         return Err(std::io::Error::from(ErrorKind::InvalidData));
     };
-    let mut from = None;
+    let (mut from, mut token) = (None, None);
     loop {
         let mut header = String::new();
         if head.read_line(&mut header)? == 0 {
             return Ok(None);
         }
-        let header = header.trim_end().to_ascii_lowercase();
+        let header = header.trim_end();
         if header.is_empty() {
-            return Ok(Some(Request { method, path, from }));
+            return Ok(Some(Request {
+                method,
+                path,
+                from,
+                token,
+            }));
         }
-        if let Some(range) = header.strip_prefix("range: bytes=") {
-            from = range.strip_suffix('-').and_then(|start| start.parse().ok());
+        let (name, value) = header.split_once(": ").unwrap_or_default();
+        match &*name.to_ascii_lowercase() {
+            "range" => {
+                from = value
+                    .strip_prefix("bytes=")
+                    .and_then(|range| range.strip_suffix('-')?.parse().ok())
+            }
+            "authorization" => token = value.strip_prefix("Bearer ").map(str::to_owned),
+            _ => {}
         }
     }
 }
 
 fn answer(mut stream: &TcpStream, shared: &Shared, request: &Request, access: &mut Access) -> std::io::Result<()> {
+    if shared.terms.token.is_some() && shared.terms.token != request.token {
+        access.status = 401;
+        return stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+    }
     let opened = resolve(&shared.folder, &request.path).and_then(|path| open_file(&path));
     let Some((mut file, size)) = opened else {
         access.status = 404;
@@ -236,6 +266,7 @@ fn answer(mut stream: &TcpStream, shared: &Shared, request: &Request, access: &m
 fn send(mut stream: &TcpStream, body: &mut impl Read, shared: &Shared, sent: &mut u64) -> std::io::Result<()> {
     // At a rate: a twentieth of a second's bytes, then a pause of that long.
     let step = shared
+        .terms
         .bytes_per_second
         .map_or(256 * 1024, |rate| (rate / 20).clamp(1, 256 * 1024));
     let mut buffer = vec![0; usize::try_from(step).unwrap_or(1)];
@@ -246,7 +277,7 @@ fn send(mut stream: &TcpStream, body: &mut impl Read, shared: &Shared, sent: &mu
         }
         stream.write_all(&buffer[..read])?;
         *sent += read as u64;
-        if shared.bytes_per_second.is_some() {
+        if shared.terms.bytes_per_second.is_some() {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -309,5 +340,24 @@ mod tests {
         }
         assert_eq!(server.log().len(), cases.len());
         assert_eq!(server.bytes_served(), 26);
+    }
+
+    #[test]
+    fn with_a_token_only_who_sends_it_is_served() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "0123456789").unwrap();
+        let terms = Terms {
+            token: Some("Swordfish".to_owned()),
+            ..Terms::default()
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let server = Server::serve(listener, folder.path(), terms).unwrap();
+        for (header, status) in [
+            ("", "401"),
+            ("Authorization: Bearer swordfish\r\n", "401"),
+            ("authorization: Bearer Swordfish\r\n", "200"),
+        ] {
+            assert_eq!(ask(&server, "/file", header).0, status, "{header}");
+        }
     }
 }

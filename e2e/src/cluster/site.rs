@@ -210,7 +210,7 @@ impl Site {
     pub fn reader_is_honest(&self, pod: &str) -> Result<()> {
         let done = self.cluster.exec(TEAM, pod, "echo /proc/1/mem >/tmp/more")?;
         ensure!(done.code == 0, "{pod}: {done:?}");
-        let says = || Ok(self.unread(pod)?.contains("/proc/1/mem"));
+        let says = || Ok(self.unread(pod)?.contains("Input/output error"));
         self.cluster.until("the pod says what it cannot read", says)
     }
 }

@@ -35,6 +35,7 @@ fn pods_read_on_through_all_that_befalls_their_node() {
     a_new_driver_is_for_new_pods(&site);
     a_node_whose_agent_cannot_start_is_kept_from_new_pods(&site);
     pods_come_back_after_a_reboot(&site);
+    pods_come_back_with_the_new_driver_after_a_reboot_with_another(&site);
 }
 
 fn start(site: &Site, pod: &Value) {
@@ -341,6 +342,30 @@ fn pods_come_back_after_a_reboot(site: &Site) {
     assert_eq!(volumes(site, "node3"), [""; 0]);
     site.cluster.start_kubelet("node3").unwrap();
     runs_for_the_time(site, "reads-node3", "1");
+}
+
+/// What a container is started with is what its node has now, and so is what it is told of it.
+fn pods_come_back_with_the_new_driver_after_a_reboot_with_another(site: &Site) {
+    let newer = parts::drivers().unwrap().pop().unwrap();
+    assert_ne!(newer.version, "470.256.02");
+    site.cluster.power_off("node1").unwrap();
+    let freed = site.cluster.unload_driver("node1").unwrap();
+    assert_eq!(freed.code, 0, "{freed:?}");
+    site.cluster.load_driver("node1", &newer, Place::Operator).unwrap();
+    site.cluster.start_kubelet("node1").unwrap();
+    runs_for_the_time(site, "reads-node1", "1");
+    let document: Value = serde_json::from_str(&sh(site, "reads-node1", "cat /run/cudaenv/cudaenv.json")).unwrap();
+    assert_eq!(document["driver"]["version"], newer.version);
+    let library = sh(
+        site,
+        "reads-node1",
+        "busybox readlink -f /run/opengl-driver/lib/libcuda.so.1",
+    );
+    assert!(
+        library.ends_with(&format!("/libcuda.so.{}\n", newer.version)),
+        "{library}"
+    );
+    assert_eq!(site.unread("reads-node1").unwrap(), "");
 }
 
 /// Waits until kubelet has restarted the pod's container so often, and its program runs.

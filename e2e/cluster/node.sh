@@ -48,6 +48,7 @@ X
 # cgroupsPerQOS off lets several kubelets share a machine; failCgroupV1: later kubelets refuse cgroup v1 by default.
 # InPlacePodVerticalScaling: kubelet 1.34 resizes a force-deleted pod whose resources it has just forgotten, and without pod
 # cgroups that is a nil pointer: kubelet ends (doPodResizeAction, currentPodMemoryConfig).
+# crashLoopBackOff: what is killed again and again starts again each time, and not after five minutes.
 cat >"$node/kubelet.yaml" <<X
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -60,7 +61,8 @@ cgroupsPerQOS: false
 enforceNodeAllocatable: []
 failCgroupV1: false
 failSwapOn: false
-featureGates: {InPlacePodVerticalScaling: false}
+crashLoopBackOff: {maxContainerRestartPeriod: 1s}
+featureGates: {InPlacePodVerticalScaling: false, KubeletCrashLoopBackOffMax: true}
 port: $((10250 + 10 * (number - 1)))
 healthzPort: 0
 tlsCertFile: $folder/pki/$name.crt

@@ -4,6 +4,7 @@
 pub mod account;
 pub mod attempts;
 pub mod chart;
+pub mod neighbour;
 pub mod nodes;
 pub mod objects;
 pub mod site;
@@ -213,6 +214,21 @@ fn built(check: &str, mut script: Command) -> Result<Option<PathBuf>> {
         CANNOT => Ok(skip::without(check, Err(last(&built.stderr)))),
         _ => bail!("{script:?} failed:\n{}", built.stderr),
     }
+}
+
+/// The Prometheus operator's definition of `PodMonitor`; nothing, and `check` on the record of skipped checks, where this machine
+/// cannot fetch it.
+pub fn pod_monitor(check: &str) -> Result<Option<PathBuf>> {
+    built(check, Command::new(source_folder().join("e2e/cluster/pod-monitor.sh")))
+}
+
+/// Kubernetes' own example of a device plugin, built on the first call; nothing, and `check` on the record of skipped checks, where
+/// this machine cannot build it.
+pub fn device_plugin(check: &str) -> Result<Option<PathBuf>> {
+    built(
+        check,
+        Command::new(source_folder().join("e2e/cluster/device-plugin.sh")),
+    )
 }
 
 /// csi-sanity, built on the first call; nothing, and `check` on the record of skipped checks, where this machine cannot build it.

@@ -32,7 +32,7 @@ const CHANGED: [(&[u8], &[u8]); 2] = [
 /// The cache that this glibc would read: there is none.
 pub const CACHE: &str = "/nix/ld.so.cache";
 
-/// Adds that glibc, the program `jit` started by it, and an environment of it: its store path.
+/// Adds that glibc, the programs `jit` and `count` started by it, and an environment of them: its store path.
 pub fn add(layout: &mut Layout, closure: &Closure) -> Result<String> {
     let glibc = layout.add("glibc", &[], |folder, _| {
         write_file(&folder.join(OWN), &moved(&fs::read(LOADER)?)?, true)?;
@@ -56,7 +56,9 @@ pub fn add(layout: &mut Layout, closure: &Closure) -> Result<String> {
             "-l:librt.so.1".to_owned(),
         ];
         compile("load", &folder.join("bin/load"), &flags)?;
-        compile("jit", &folder.join("bin/jit"), &flags)
+        compile("jit", &folder.join("bin/jit"), &flags)?;
+        let runtime = format!("-DRUNTIME=\"{}\"", closure.toolkit.soname);
+        compile("count", &folder.join("bin/count"), &[&flags[..], &[runtime]].concat())
     })?;
     layout.add_environment("jit-env", &[&closure.runtime, &programs])
 }

@@ -1,4 +1,4 @@
-//! A small static HTTP server on loopback for caches: keep-alive, ranges, an access log, and a rate when asked.
+//! A small static HTTP server on loopback for caches: keep-alive, ranges, an access log, and a rate or a token when asked.
 //! It must never listen on the machine's network, serve outside its folder, or outlive its owner.
 
 use std::collections::BTreeMap;
@@ -32,6 +32,15 @@ pub struct Access {
     pub bytes: u64,
 }
 
+/// How a server serves; by default to everybody, as fast as it can.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// What each connection sends at most in a second.
+    pub bytes_per_second: Option<u64>,
+    /// Whoever does not send exactly this `Authorization` is answered 401.
+    pub authorization: Option<String>,
+}
+
 /// A running server; it stops when dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -44,9 +53,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
-    bytes_per_second: Option<u64>,
-    /// The `Authorization` without which everything is 401.
-    authorization: Option<String>,
+    terms: Terms,
     log: Mutex<Vec<Access>>,
     connections: Mutex<BTreeMap<u64, TcpStream>>,
     stopping: AtomicBool,
@@ -61,17 +68,25 @@ impl Server {
     /// As `start`, each connection sending at most so many bytes a second.
     pub fn start_at_rate(folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
-        Self::serve(listener, folder, bytes_per_second, None)
+        let terms = Terms {
+            bytes_per_second,
+            authorization: None,
+        };
+        Self::serve(listener, folder, terms)
     }
 
     /// As `start`, but every request without exactly that `Authorization` is answered with 401.
     pub fn start_guarded(folder: &Path, authorization: &str) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
-        Self::serve(listener, folder, None, Some(authorization.to_owned()))
+        let terms = Terms {
+            authorization: Some(authorization.to_owned()),
+            ..Terms::default()
+        };
+        Self::serve(listener, folder, terms)
     }
 
-    /// As `start_at_rate`, in the network namespace of that file (`/proc/PID/ns/net`), on an address of its own.
-    pub fn start_in(namespace: &Path, address: Ipv4Addr, folder: &Path, bytes_per_second: Option<u64>) -> Result<Self> {
+    /// Serves the folder in the network namespace of that file (`/proc/PID/ns/net`), on an address of its own.
+    pub fn start_in(namespace: &Path, address: Ipv4Addr, folder: &Path, terms: Terms) -> Result<Self> {
         let namespace = File::open(namespace).with_context(|| format!("cannot open {}", namespace.display()))?;
         // A thread enters alone, and a socket stays in the namespace that it was made in.
         let bound = std::thread::spawn(move || -> Result<TcpListener> {
@@ -81,20 +96,14 @@ impl Server {
         let listener = bound
             .join()
             .map_err(|_| anyhow!("the thread that listens panicked"))??;
-        Self::serve(listener, folder, bytes_per_second, None)
+        Self::serve(listener, folder, terms)
     }
 
-    fn serve(
-        listener: TcpListener,
-        folder: &Path,
-        bytes_per_second: Option<u64>,
-        authorization: Option<String>,
-    ) -> Result<Self> {
+    fn serve(listener: TcpListener, folder: &Path, terms: Terms) -> Result<Self> {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
-            bytes_per_second,
-            authorization,
+            terms,
             log: Mutex::default(),
             connections: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -214,8 +223,7 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Req
         if head.read_line(&mut header)? == 0 {
             return Ok(None);
         }
-        let value = header.split_once(": ").map(|(_, value)| value.trim_end().to_owned());
-        let header = header.trim_end().to_ascii_lowercase();
+        let header = header.trim_end();
         if header.is_empty() {
             return Ok(Some(Request {
                 method,
@@ -224,17 +232,21 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Req
                 authorization,
             }));
         }
-        if header.starts_with("authorization: ") {
-            authorization = value;
-        }
-        if let Some(range) = header.strip_prefix("range: bytes=") {
-            from = range.strip_suffix('-').and_then(|start| start.parse().ok());
+        let (name, value) = header.split_once(": ").unwrap_or_default();
+        match &*name.to_ascii_lowercase() {
+            "range" => {
+                from = value
+                    .strip_prefix("bytes=")
+                    .and_then(|range| range.strip_suffix('-')?.parse().ok())
+            }
+            "authorization" => authorization = Some(value.to_owned()),
+            _ => {}
         }
     }
 }
 
 fn answer(mut stream: &TcpStream, shared: &Shared, request: &Request, access: &mut Access) -> std::io::Result<()> {
-    if shared.authorization.is_some() && shared.authorization != request.authorization {
+    if shared.terms.authorization.is_some() && shared.terms.authorization != request.authorization {
         access.status = 401;
         return stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n");
     }
@@ -253,7 +265,8 @@ fn answer(mut stream: &TcpStream, shared: &Shared, request: &Request, access: &m
         None => "HTTP/1.1 200 OK\r\n".to_owned(),
     };
     access.status = if start.is_some() { 206 } else { 200 };
-    write!(stream, "{head}Accept-Ranges: bytes\r\nContent-Length: {length}\r\n\r\n")?;
+    // It gives out the rest of a file, no parts with an end: what it logs is then what was needed.
+    write!(stream, "{head}Content-Length: {length}\r\n\r\n")?;
     if request.method == "HEAD" {
         return Ok(());
     }
@@ -264,6 +277,7 @@ fn answer(mut stream: &TcpStream, shared: &Shared, request: &Request, access: &m
 fn send(mut stream: &TcpStream, body: &mut impl Read, shared: &Shared, sent: &mut u64) -> std::io::Result<()> {
     // At a rate: a twentieth of a second's bytes, then a pause of that long.
     let step = shared
+        .terms
         .bytes_per_second
         .map_or(256 * 1024, |rate| (rate / 20).clamp(1, 256 * 1024));
     let mut buffer = vec![0; usize::try_from(step).unwrap_or(1)];
@@ -274,7 +288,7 @@ fn send(mut stream: &TcpStream, body: &mut impl Read, shared: &Shared, sent: &mu
         }
         stream.write_all(&buffer[..read])?;
         *sent += read as u64;
-        if shared.bytes_per_second.is_some() {
+        if shared.terms.bytes_per_second.is_some() {
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -10,7 +10,7 @@ use std::process::Command;
 use e2e::cluster::account::{Account, lines};
 use e2e::cluster::attempts::Attempt;
 use e2e::cluster::chart::{self, Helm, NAMESPACE, RELEASE};
-use e2e::cluster::{Cluster, objects};
+use e2e::cluster::{self, Cluster, objects};
 use e2e::programs::{self, finished};
 use node_agent::observe::cluster::access::RULES;
 use serde_json::{Value, json};
@@ -195,14 +195,25 @@ fn a_real_api_server_accepts_whatever_the_chart_renders() {
         return;
     };
     cluster.apply_definitions().unwrap();
+    let monitors = cluster::pod_monitor("the chart's PodMonitors on an API server").unwrap();
+    if let Some(definition) = &monitors {
+        let definition = definition.to_str().unwrap();
+        // Too long for the annotation that a plain `apply` writes.
+        cluster.printed(&["create", "-f", definition]).unwrap();
+        let wait = ["wait", "--for=condition=Established", "--timeout=60s", "-f", definition];
+        cluster.printed(&wait).unwrap();
+    }
     chart::make_namespace(&cluster).unwrap();
     for values in settings() {
         let objects = helm.objects(&values).unwrap();
-        // The Prometheus operator's kind is not served here.
-        let (foreign, served): (Vec<_>, Vec<_>) =
-            objects.into_iter().partition(|object| object["kind"] == "PodMonitor");
         let monitored = values.iter().any(|words| words.contains("podMonitor.enabled=true"));
-        assert_eq!(foreign.len(), if monitored { 2 } else { 0 });
+        let rendered = kind(&objects, "PodMonitor").len();
+        assert_eq!(rendered, if monitored { 2 } else { 0 });
+        let (foreign, mut served): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|object| object["kind"] == "PodMonitor");
+        if monitors.is_some() {
+            served.extend(foreign);
+        }
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": served });
         let answer = cluster
             .kubectl_with(&["apply", "--dry-run=server", "--validate=strict"], &list)
@@ -210,6 +221,20 @@ fn a_real_api_server_accepts_whatever_the_chart_renders() {
         assert_eq!(answer.code, 0, "{values:?}: {}", answer.stderr);
         assert_eq!(answer.stderr, "", "{values:?}: the API server warns");
     }
+    if monitors.is_some() {
+        a_wrong_monitor_is_refused(&cluster, &helm);
+    }
+}
+
+/// What would be accepted whatever it says proves nothing.
+fn a_wrong_monitor_is_refused(cluster: &Cluster, helm: &Helm) {
+    let set = "--set=podMonitor.enabled=true,podMonitor.interval=soon";
+    let objects = helm.objects(&[set, "--skip-schema-validation"]).unwrap();
+    let monitor = kind(&objects, "PodMonitor")[0];
+    let answer = cluster
+        .kubectl_with(&["apply", "--dry-run=server", "--validate=strict"], monitor)
+        .unwrap();
+    assert!(answer.code != 0 && answer.stderr.contains("interval"), "{answer:?}");
 }
 
 #[test]

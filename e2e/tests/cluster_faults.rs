@@ -3,15 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+use std::collections::BTreeSet;
+use std::fs;
+
 use e2e::cluster::nodes::Place;
-use e2e::cluster::site::{Site, TEAM, by_hand, injected, pod};
+use e2e::cluster::site::{READING, Site, TEAM, by_hand, injected, on_node, pod};
 use e2e::parts;
 use serde_json::{Value, json};
 
 /// Where the program of the environment is found in a pod.
 const COUNT: &str = "/run/cudaenv/packages/cuda/bin/count";
-/// Reads everything in its view again and again; `/tmp/bad` is there once something could not be read.
-const READING: &str = "while :; do find /run/cudaenv /nix/store -type f -exec cat {} + >/dev/null 2>/tmp/err || cp /tmp/err /tmp/bad; done";
 
 #[test]
 fn pods_read_on_through_all_that_befalls_their_node() {
@@ -28,16 +29,13 @@ fn pods_read_on_through_all_that_befalls_their_node() {
     a_pod_with_a_user_namespace_gets_a_plain_view(&site);
     an_agent_that_is_killed_again_and_again_costs_no_read(&site);
     a_restarted_kubelet_knows_the_driver_again(&site);
+    pods_that_go_while_kubelet_is_away_leave_nothing(&site);
+    a_driver_that_csinode_has_lost_is_registered_again(&site);
     a_pod_starts_without_the_operator(&site);
-    an_api_server_that_hangs_stops_nobody(&site);
     a_new_driver_is_for_new_pods(&site);
     a_node_whose_agent_cannot_start_is_kept_from_new_pods(&site);
     pods_come_back_after_a_reboot(&site);
-}
-
-fn on_node(mut pod: Value, node: &str) -> Value {
-    pod["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": node });
-    pod
+    pods_come_back_with_the_new_driver_after_a_reboot_with_another(&site);
 }
 
 fn start(site: &Site, pod: &Value) {
@@ -61,7 +59,7 @@ fn delete(site: &Site, pod: &str) {
 
 fn reads_were_good(site: &Site, node: &str) {
     let pod = format!("reads-{node}");
-    assert_eq!(sh(site, &pod, "cat /tmp/bad 2>/dev/null || true"), "", "{node}");
+    assert_eq!(site.unread(&pod).unwrap(), "", "{node}");
     assert!(sh(site, &pod, COUNT).ends_with(" 100\n"), "{node}");
 }
 
@@ -83,46 +81,79 @@ fn agent(site: &Site, node: &str) -> anyhow::Result<Option<(String, bool)>> {
     }))
 }
 
+/// So many times, each time with a pod deleted while no agent is there.
+const KILLS: usize = 20;
+
 fn an_agent_that_is_killed_again_and_again_costs_no_read(site: &Site) {
-    start(
-        site,
-        &on_node(injected(pod("goes", "exec sleep 3600"), "cuda"), "node1"),
-    );
-    for round in 0..20 {
+    for more in ["reads-too", "reads-as-well"] {
+        start(site, &on_node(injected(pod(more, READING), "cuda"), "node1"));
+    }
+    let leaving: Vec<_> = (0..KILLS).map(|round| format!("leaves-{round}")).collect();
+    for name in &leaving {
+        site.apply(&on_node(injected(pod(name, "exec sleep 3600"), "cuda"), "node1"))
+            .unwrap();
+    }
+    for name in &leaving {
+        let pod = format!("pod/{name}");
+        site.cluster.wait(&["--for=condition=Ready", "-n", TEAM, &pod]).unwrap();
+    }
+    for name in &leaving {
         let before = agent(site, "node1").unwrap().unwrap().0;
-        let name = before.split(' ').next().unwrap();
-        let delete = [
-            "delete",
-            "pod",
-            "-n",
-            e2e::cluster::chart::NAMESPACE,
-            name,
-            "--force",
-            "--grace-period=0",
-            "--wait=false",
-        ];
-        site.cluster.printed(&delete).unwrap();
-        if round == 2 {
-            // Deleted while no agent is there: it goes as soon as one is.
-            let arguments = ["delete", "pod", "-n", TEAM, "goes", "--wait=false"];
-            site.cluster.printed(&arguments).unwrap();
-        }
+        let process = site.cluster.agent("node1").unwrap();
+        site.cluster.signal("node1", "-KILL", &process).unwrap();
+        let gone = ["delete", "pod", "-n", TEAM, name, "--wait=false"];
+        site.cluster.printed(&gone).unwrap();
         site.cluster
-            .until("another agent is ready", || {
+            .until("the agent is started again", || {
                 Ok(agent(site, "node1")?.is_some_and(|(now, ready)| ready && now != before))
             })
             .unwrap();
     }
+    let all = || -> anyhow::Result<usize> {
+        Ok(site.cluster.get(&["pods", "-n", TEAM])?["items"]
+            .as_array()
+            .map_or(0, Vec::len))
+    };
     site.cluster
-        .until("the deleted pod is gone", || {
-            Ok(site.cluster.kubectl(&["get", "pod", "-n", TEAM, "goes"])?.code != 0)
+        .until("the deleted pods are gone", || Ok(all()? == 5))
+        .unwrap();
+    for pod in ["reads-node1", "reads-too", "reads-as-well"] {
+        assert_eq!(site.unread(pod).unwrap(), "", "{pod}");
+    }
+    only_what_is_there_is_on_the_node(site, 3);
+    site.reader_is_honest("reads-too").unwrap();
+    for more in ["reads-too", "reads-as-well"] {
+        delete(site, more);
+    }
+}
+
+/// Views, records and kubelet's own folders: of so many pods with an environment, and of no pod that is gone.
+fn only_what_is_there_is_on_the_node(site: &Site, pods: usize) {
+    let folder = site.cluster.folder().join("node1");
+    let names = |below: &str| -> BTreeSet<String> {
+        let entries = fs::read_dir(folder.join(below)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    };
+    let uids = site
+        .cluster
+        .field(
+            "pods",
+            "{range .items[?(@.spec.nodeName=='node1')]}{.metadata.uid} {end}",
+        )
+        .unwrap();
+    let uids: BTreeSet<_> = uids.split_whitespace().map(str::to_owned).collect();
+    site.cluster
+        .until("kubelet keeps no folder of a pod that is gone", || {
+            Ok(names("kubelet/pods") == uids)
         })
         .unwrap();
-    reads_were_good(site, "node1");
-    let volumes = volumes(site, "node1");
-    assert_eq!(volumes.len(), 1, "{volumes:?}");
-    let records = site.cluster.folder().join("node1/cudaenv/volumes");
-    assert_eq!(std::fs::read_dir(records).unwrap().count(), 1);
+    let mounted = volumes(site, "node1");
+    assert_eq!(
+        (mounted.len(), names("cudaenv/volumes").len()),
+        (pods, pods),
+        "{mounted:?}"
+    );
 }
 
 /// What is mounted for pods on a node.
@@ -142,6 +173,69 @@ fn a_restarted_kubelet_knows_the_driver_again(site: &Site) {
     );
     assert!(sh(site, "after", COUNT).ends_with(" 100\n"));
     delete(site, "after");
+    reads_were_good(site, "node1");
+}
+
+/// Nobody but the agent can see that, and no restart helps it.
+fn a_driver_that_csinode_has_lost_is_registered_again(site: &Site) {
+    let drivers = ["get", "csinode", "node1", "-o", "jsonpath={.spec.drivers[*].name}"];
+    let before = agent(site, "node1").unwrap();
+    assert_eq!(site.cluster.printed(&drivers).unwrap(), "csi.cudaenv.dev");
+    let lose = r#"[{"op": "remove", "path": "/spec/drivers"}]"#;
+    let patch = [
+        "patch",
+        "csinode",
+        "node1",
+        "--type=json",
+        "-p",
+        lose,
+        "-o",
+        "jsonpath={.spec.drivers[*].name}",
+    ];
+    assert_eq!(site.cluster.printed(&patch).unwrap(), "");
+    site.cluster
+        .until("the driver is named again", || {
+            Ok(site.cluster.printed(&drivers)? == "csi.cudaenv.dev")
+        })
+        .unwrap();
+    start(
+        site,
+        &on_node(injected(pod("again", "exec sleep 3600"), "cuda"), "node1"),
+    );
+    assert!(sh(site, "again", COUNT).ends_with(" 100\n"));
+    delete(site, "again");
+    assert_eq!(agent(site, "node1").unwrap(), before, "it was not started again");
+    reads_were_good(site, "node1");
+}
+
+/// Taken away when nobody looks: what they had goes when kubelet is there again.
+fn pods_that_go_while_kubelet_is_away_leave_nothing(site: &Site) {
+    let ways: [(&str, &[&str]); 2] = [
+        ("told", &["--wait=false"]),
+        ("forced", &["--force", "--grace-period=0"]),
+    ];
+    for (name, _) in ways {
+        let mut going = on_node(injected(pod(name, "exec sleep 3600"), "cuda"), "node1");
+        // With no time at all to end, the API server asks no kubelet.
+        going["spec"]["terminationGracePeriodSeconds"] = 1.into();
+        start(site, &going);
+    }
+    site.cluster
+        .until("those before them are gone", || Ok(volumes(site, "node1").len() == 3))
+        .unwrap();
+    site.cluster.stop_kubelet("node1").unwrap();
+    for (name, way) in ways {
+        let delete = [&["delete", "pod", "-n", TEAM, name], way].concat();
+        site.cluster.printed(&delete).unwrap();
+    }
+    assert_eq!(volumes(site, "node1").len(), 3, "both still have theirs");
+    site.cluster.start_kubelet("node1").unwrap();
+    let gone = || Ok(site.cluster.kubectl(&["get", "pod", "-n", TEAM, "told"])?.code != 0);
+    site.cluster.until("the pod is gone", gone).unwrap();
+    site.cluster
+        .until("what they had is gone", || Ok(volumes(site, "node1").len() == 1))
+        .unwrap();
+    only_what_is_there_is_on_the_node(site, 1);
     reads_were_good(site, "node1");
 }
 
@@ -177,20 +271,6 @@ fn a_pod_starts_without_the_operator(site: &Site) {
         "--timeout=120s",
     ];
     site.cluster.printed(&rollout).unwrap();
-}
-
-fn an_api_server_that_hangs_stops_nobody(site: &Site) {
-    site.cluster.pause_api().unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(5));
-    site.cluster.resume_api().unwrap();
-    site.cluster
-        .until("the API server answers", || {
-            Ok(site.cluster.kubectl(&["get", "--raw", "/readyz"])?.code == 0)
-        })
-        .unwrap();
-    for node in ["node1", "node2", "node3"] {
-        reads_were_good(site, node);
-    }
 }
 
 fn a_new_driver_is_for_new_pods(site: &Site) {
@@ -261,11 +341,40 @@ fn pods_come_back_after_a_reboot(site: &Site) {
     site.cluster.power_off("node3").unwrap();
     assert_eq!(volumes(site, "node3"), [""; 0]);
     site.cluster.start_kubelet("node3").unwrap();
-    let path = "{.items[?(@.metadata.name=='reads-node3')].status.containerStatuses[0].restartCount}";
+    runs_for_the_time(site, "reads-node3", "1");
+}
+
+/// What a container is started with is what its node has now, and so is what it is told of it.
+fn pods_come_back_with_the_new_driver_after_a_reboot_with_another(site: &Site) {
+    let newer = parts::drivers().unwrap().pop().unwrap();
+    assert_ne!(newer.version, "470.256.02");
+    site.cluster.power_off("node1").unwrap();
+    let freed = site.cluster.unload_driver("node1").unwrap();
+    assert_eq!(freed.code, 0, "{freed:?}");
+    site.cluster.load_driver("node1", &newer, Place::Operator).unwrap();
+    site.cluster.start_kubelet("node1").unwrap();
+    runs_for_the_time(site, "reads-node1", "1");
+    let document: Value = serde_json::from_str(&sh(site, "reads-node1", "cat /run/cudaenv/cudaenv.json")).unwrap();
+    assert_eq!(document["driver"]["version"], newer.version);
+    let library = sh(
+        site,
+        "reads-node1",
+        "busybox readlink -f /run/opengl-driver/lib/libcuda.so.1",
+    );
+    assert!(
+        library.ends_with(&format!("/libcuda.so.{}\n", newer.version)),
+        "{library}"
+    );
+    assert_eq!(site.unread("reads-node1").unwrap(), "");
+}
+
+/// Waits until kubelet has restarted the pod's container so often, and its program runs.
+fn runs_for_the_time(site: &Site, pod: &str, restarts: &str) {
+    let path = format!("{{.items[?(@.metadata.name=='{pod}')].status.containerStatuses[0].restartCount}}");
     site.cluster
         .until("the pod runs again", || {
-            let again = site.cluster.field("pods", path)? == "1";
-            let exec = ["exec", "-n", TEAM, "reads-node3", "--", COUNT];
+            let again = site.cluster.field("pods", &path)? == restarts;
+            let exec = ["exec", "-n", TEAM, pod, "--", COUNT];
             Ok(again && site.cluster.kubectl(&exec)?.stdout.ends_with(" 100\n"))
         })
         .unwrap();

@@ -51,6 +51,7 @@ fn the_readme_installs_what_gives_every_pod_the_build_for_its_node_and_takes_it_
     let (cluster, stage) = (&site.cluster, &site.stage);
     every_node_runs_a_pod(cluster);
     let before = NODES.map(|(node, _, _)| traces(cluster, node));
+    let objects_before = objects(cluster).unwrap();
     let readme = readme(&site);
     the_quickstart_works_as_it_stands(&site, &readme);
     agents_say_what_their_nodes_are(cluster);
@@ -71,10 +72,11 @@ fn the_readme_installs_what_gives_every_pod_the_build_for_its_node_and_takes_it_
     let commands = readme.commands("Uninstall").unwrap();
     assert_eq!(commands.len(), 2, "{commands:?}");
     told(cluster, &folder_of(cluster), &commands[0]);
-    uninstalling_leaves_nothing_but_what_users_wrote(cluster);
+    uninstalling_leaves_nothing_but_what_users_wrote(cluster, &objects_before);
     for ((node, _, _), before) in NODES.iter().zip(&before) {
         nodes_are_as_before(cluster, node, before);
     }
+    uninstalling_can_keep_the_stores(&site);
     told(cluster, &folder_of(cluster), &commands[1]);
     let kinds = cluster.printed(&["api-resources", "-o", "name"]).unwrap();
     assert!(!kinds.contains("cudaenv.dev"), "{kinds}");
@@ -421,7 +423,61 @@ fn uninstalling_is_refused_while_a_pod_has_its_volume(cluster: &Cluster) {
     );
 }
 
-fn uninstalling_leaves_nothing_but_what_users_wrote(cluster: &Cluster) {
+/// For who installs again: what was verified is still there, and nothing else is.
+fn uninstalling_can_keep_the_stores(site: &Site) {
+    let cluster = &site.cluster;
+    site.install(&["--set=uninstall.removeState=false"]).unwrap();
+    let ahead = ["patch", "cudaenvironment", "-n", "team-a", "cuda", "--type=merge", "-p"];
+    let ahead = [&ahead[..], &[r#"{"spec": {"prewarm": "Always"}}"#]].concat();
+    cluster.printed(&ahead).unwrap();
+    let state = cluster.folder().join("node1/cudaenv");
+    let entries = |folder: &str| {
+        let names = std::fs::read_dir(state.join(folder)).into_iter().flatten();
+        names.map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>()
+    };
+    cluster
+        .until("the closure is fetched ahead", || {
+            Ok(entries("store").len() == 3 && entries("meta").len() >= 3)
+        })
+        .unwrap();
+    let fetched = entries("store");
+    let gone = uninstall(cluster);
+    assert_eq!(gone.code, 0, "{gone:?}");
+    assert_eq!(entries("store"), fetched);
+    let mounts = cluster.mounts("node1").unwrap();
+    assert!(
+        !mounts.iter().any(|line| line.contains(" /var/lib/cudaenv/")),
+        "{mounts:?}"
+    );
+    assert!(!cluster.folder().join("node1/kubelet/plugins/csi.cudaenv.dev").exists());
+}
+
+/// Every object of any kind that is listed, as `KIND NAMESPACE/NAME`, but for records of what happened.
+fn objects(cluster: &Cluster) -> anyhow::Result<BTreeSet<String>> {
+    let kinds = cluster.printed(&["api-resources", "--verbs=list", "-o", "name"])?;
+    let kinds: Vec<_> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
+    anyhow::ensure!(kinds.len() > 40, "{kinds:?}");
+    let path = "jsonpath={range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{\"\\n\"}{end}";
+    let listed = cluster.printed(&["get", &kinds.join(","), "-A", "-o", path])?;
+    Ok(listed.lines().map(str::to_owned).collect())
+}
+
+/// What the user made, with what Kubernetes makes of that by itself, and the definitions.
+fn is_the_users(object: &str) -> bool {
+    let (kind, name) = object.split_once(' ').unwrap_or_default();
+    let known = [
+        "Namespace /team-a",
+        "Namespace /cudaenv-system",
+        "ConfigMap cudaenv-system/kube-root-ca.crt",
+        "ServiceAccount cudaenv-system/default",
+        "CUDABinaryCache /stage",
+        "APIService /v1alpha1.cudaenv.dev",
+    ];
+    let definition = kind == "CustomResourceDefinition" && name.ends_with(".cudaenv.dev");
+    definition || name.starts_with("team-a/") || known.contains(&object)
+}
+
+fn uninstalling_leaves_nothing_but_what_users_wrote(cluster: &Cluster, before: &BTreeSet<String>) {
     for (node, _, _) in NODES {
         let ours = |line: &&String| line.contains(" /var/lib/cudaenv/");
         let mounts = cluster.mounts(node).unwrap();
@@ -440,15 +496,10 @@ fn uninstalling_leaves_nothing_but_what_users_wrote(cluster: &Cluster) {
     let nodes = cluster.printed(&["get", "nodes", "-o", "json"]).unwrap();
     assert!(!nodes.contains("cudaenv.dev/"), "{nodes}");
     assert_eq!(cluster.field("cudanodes", "{.items[*].metadata.name}").unwrap(), "");
-    let ours = "all,secrets,leases,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,csidrivers,\
-                mutatingwebhookconfigurations,validatingwebhookconfigurations,validatingadmissionpolicies,poddisruptionbudgets";
     let left = || -> anyhow::Result<Vec<String>> {
-        let names = cluster.printed(&["get", ours, "-A", "-o", "name"])?;
-        Ok(names
-            .lines()
-            .filter(|name| name.contains("cudaenv"))
-            .map(str::to_owned)
-            .collect())
+        let mut now = objects(cluster)?;
+        now.retain(|object| !before.contains(object) && !is_the_users(object));
+        Ok(now.into_iter().collect())
     };
     // The hooks' own pods have a moment to end.
     cluster

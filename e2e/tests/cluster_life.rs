@@ -27,7 +27,7 @@ const TAINT: &str = "cudaenv.dev/agent-not-ready";
 #[test]
 fn slow_caches_fresh_nodes_and_new_drivers_keep_the_promises() {
     let mut heavy = None;
-    let added = |layout: &mut Layout| {
+    let added = |layout: &mut Layout, _: &[closure::Closure]| {
         heavy = Some(Heavy::add(layout)?);
         Ok(())
     };

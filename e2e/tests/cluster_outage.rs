@@ -8,15 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use e2e::cluster::nodes::Place;
-use e2e::cluster::site::{NODES, Site, TEAM, by_hand, injected, pod};
-use e2e::programs::{ended, finished};
+use e2e::cluster::site::{NODES, READING, Site, TEAM, by_hand, injected, pod};
+use e2e::programs::ended;
 use e2e::{documents, parts};
 use serde_json::{Value, json};
 
 /// Where the program of the environment is found in a pod.
 const COUNT: &str = "/run/cudaenv/packages/cuda/bin/count";
-/// Reads everything in its view again and again; `/tmp/bad` is there once something could not be read.
-const READING: &str = "while :; do find /run/cudaenv /nix/store -type f -exec cat {} + >/dev/null 2>/tmp/err || cp /tmp/err /tmp/bad; sleep 1; done";
 /// The node of all pods, whose agent is killed; the other's driver changes.
 const NODE: &str = "node1";
 const OTHER: &str = "node2";
@@ -36,8 +34,8 @@ fn pods_go_on_and_go_without_an_api_server_and_all_is_caught_up_with_when_it_is_
     site.cluster.accept_api().unwrap();
     all_is_caught_up_with(&site, "refuses");
     reads.ready(&site);
-    let bad = site.cluster.exec(TEAM, "reads", "cat /tmp/bad || true").unwrap();
-    assert_eq!(bad.stdout, "", "what could not be read");
+    assert_eq!(site.unread("reads").unwrap(), "");
+    site.reader_is_honest("reads").unwrap();
     nothing_is_left_when_the_pods_are_gone(&site);
 }
 
@@ -151,8 +149,8 @@ fn an_outage(site: &Site, how: &str, away: impl FnOnce()) {
     site.cluster
         .until("it listens", || Ok(leaves.share().join("up").exists()))
         .unwrap();
-    let agent = agent(site, NODE).unwrap();
-    signal(site, "-STOP", &agent);
+    let agent = site.cluster.agent(NODE).unwrap();
+    site.cluster.signal(NODE, "-STOP", &agent).unwrap();
     let waits = Watched::begin(site, &name("waits"), &until_told("exit 1"), |pod| {
         let mut pod = by_hand(pod, &json!({ "environment": "cuda" }));
         // A token is kubelet's to get from the API server.
@@ -167,11 +165,11 @@ fn an_outage(site: &Site, how: &str, away: impl FnOnce()) {
 
     away();
     assert!(leaves.has_its_view(site).unwrap() && !waits.has_its_view(site).unwrap());
-    signal(site, "-KILL", &agent);
+    site.cluster.signal(NODE, "-KILL", &agent).unwrap();
     let answered = format!("{} 100\n", site.stage.closure("11.8").unwrap().toolkit.soname);
     let until = |what: &str, so: &dyn Fn() -> Result<bool>| site.cluster.until(&format!("{how}: {what}"), so).unwrap();
     until("another agent is ready", &|| {
-        Ok(self::agent(site, NODE).is_ok_and(|now| now != agent) && is_ready(site, NODE)?)
+        Ok(site.cluster.agent(NODE).is_ok_and(|now| now != agent) && is_ready(site, NODE)?)
     });
     until("the waiting pod runs what it asked for", &|| {
         Ok(waits.wrote("starts") == answered)
@@ -271,27 +269,9 @@ fn volumes(site: &Site, node: &str) -> Result<usize> {
     Ok(mounted.iter().filter(|line| line.contains("kubernetes.io~csi")).count())
 }
 
-/// The process of a node's agent.
-fn agent(site: &Site, node: &str) -> Result<String> {
-    let script = format!(
-        "for one in $(grep -lzx NODE_NAME={node} /proc/[0-9]*/environ 2>/dev/null); do \
-         grep -qz ^/usr/bin/node-agent ${{one%environ}}cmdline && echo ${{one//[^0-9]/}}; done; true"
-    );
-    let found = finished(site.cluster.on(node, "bash")?.args(["-c", &script]))?;
-    let mut found = found.lines();
-    match (found.next(), found.next()) {
-        (Some(one), None) => Ok(one.to_owned()),
-        other => anyhow::bail!("not one agent on {node}: {other:?}"),
-    }
-}
-
-fn signal(site: &Site, signal: &str, process: &str) {
-    finished(site.cluster.on(NODE, "kill").unwrap().args([signal, process])).unwrap();
-}
-
 /// What a node's agent answers over HTTP, asked in its own network.
 fn asked(site: &Site, node: &str, path: &str) -> Result<String> {
-    let network = format!("--net=/proc/{}/ns/net", agent(site, node)?);
+    let network = format!("--net=/proc/{}/ns/net", site.cluster.agent(node)?);
     let script =
         format!("exec 3<>/dev/tcp/127.0.0.1/9810; printf 'GET /{path} HTTP/1.0\\r\\n\\r\\n' >&3; timeout 5 cat <&3");
     let mut ask = site.cluster.on(node, "nsenter")?;

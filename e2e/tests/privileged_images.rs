@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::programs::{ended, finished};
+use e2e::programs::{self, ended, finished, source_folder};
 use e2e::{images, skip};
 use serde_json::Value;
 
@@ -65,6 +65,62 @@ fn files(folder: &Path) -> BTreeSet<String> {
     listed.lines().map(str::to_owned).collect()
 }
 
+/// The instructions of the Dockerfile's stage of that name, without the lines that begin and continue them.
+fn stage(name: &str) -> Vec<String> {
+    let file = source_folder().join("images/Dockerfile");
+    let text = fs::read_to_string(file).unwrap().replace("\\\n", "");
+    let mut lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let begin = |line: &str| line.starts_with("FROM ") && line.ends_with(&format!(" AS {name}"));
+    let first = lines.find(|line| begin(line)).unwrap().to_owned();
+    let rest = lines.take_while(|line| !line.starts_with("FROM ")).map(str::to_owned);
+    [first].into_iter().chain(rest).collect()
+}
+
+/// Who builds with Docker gets the same settings, and the files that the same script lays out.
+fn the_dockerfile_describes_the_same(program: &str, settings: &Value, root: &Path) {
+    let (mut described, mut from) = (serde_json::json!({}), Vec::new());
+    for instruction in stage(program) {
+        let (word, rest) = instruction.split_once(' ').unwrap();
+        match word {
+            "FROM" | "COPY" => from.push(instruction.clone()),
+            "USER" => described["User"] = rest.into(),
+            "ENV" => described["Env"] = serde_json::json!([rest]),
+            "ENTRYPOINT" => described["Entrypoint"] = serde_json::from_str(rest).unwrap(),
+            "LABEL" => {
+                let labels = rest.split(' ').map(|label| label.split_once('=').unwrap());
+                described["Labels"] = labels
+                    .map(|(name, value)| (name.to_owned(), Value::from(value)))
+                    .collect();
+            }
+            _ => unreachable!("{instruction}"),
+        }
+    }
+    assert_eq!(&described, settings, "{program}");
+    let layout = format!("/root-of/{program}");
+    assert_eq!(
+        from,
+        [
+            format!("FROM scratch AS {program}"),
+            format!("COPY --from=build {layout} /")
+        ]
+    );
+    let script = format!("images/root.sh target/release/{program} {layout}");
+    let build = stage("build");
+    assert!(build.iter().any(|line| line.contains(&script)), "{build:?}");
+    let laid_out = root.with_file_name("laid-out");
+    let programs = [programs::node_agent().unwrap(), programs::operator().unwrap()];
+    let own = programs.iter().find(|path| path.ends_with(program)).unwrap();
+    let mut script = Command::new(source_folder().join("images/root.sh"));
+    finished(script.arg(own).arg(&laid_out)).unwrap();
+    assert_eq!(hashes(&laid_out), hashes(root), "{program}");
+}
+
+/// Name, mode and hash of every file, name and mode of every folder.
+fn hashes(folder: &Path) -> String {
+    let list = "find . -printf '%p %y %m\\n' | sort; find . -type f -exec sha256sum {} + | sort";
+    finished(Command::new("sh").args(["-c", list]).current_dir(folder)).unwrap()
+}
+
 #[test]
 fn images_are_reproducible_and_hold_one_program_that_starts_alone() {
     if skip::without("our images in a root of their own", skip::root()).is_none() {
@@ -97,6 +153,7 @@ fn images_are_reproducible_and_hold_one_program_that_starts_alone() {
             .filter(|file| *file != own && !FILES.iter().any(|known| file.starts_with(known)))
             .collect();
         assert_eq!(strange, [""; 0], "{program}");
+        the_dockerfile_describes_the_same(program, settings, &root);
         for file in files(&root) {
             let mode = fs::symlink_metadata(root.join(&file)).unwrap().permissions().mode();
             assert_eq!(mode & 0o7022, 0, "{file} is more than readable");

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::Cluster;
 use crate::parts::Driver;
 use crate::programs::{Ended, ended, finished, source_folder};
-use crate::server::Server;
+use crate::server::{Server, Terms};
 
 /// Where nodes and pods reach what listens in the cluster's network.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 95, 0, 1);
@@ -152,6 +152,26 @@ impl Cluster {
         self.until("the node is off", || Ok(!mark.exists()))
     }
 
+    /// The process of a node's agent, as the cluster counts.
+    pub fn agent(&self, node: &str) -> Result<String> {
+        let script = format!(
+            "for one in $(grep -lzx NODE_NAME={node} /proc/[0-9]*/environ 2>/dev/null); do \
+             grep -qz ^/usr/bin/node-agent ${{one%environ}}cmdline && echo ${{one//[^0-9]/}}; done; true"
+        );
+        let found = finished(self.on(node, "bash")?.args(["-c", &script]))?;
+        let mut found = found.lines();
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one.to_owned()),
+            other => bail!("not one agent on {node}: {other:?}"),
+        }
+    }
+
+    /// Sends a process of a node a signal.
+    pub fn signal(&self, node: &str, signal: &str, process: &str) -> Result<()> {
+        finished(self.on(node, "kill")?.args([signal, process]))?;
+        Ok(())
+    }
+
     /// Stops the API server where it is: connections stay open and nothing is answered.
     pub fn pause_api(&self) -> Result<()> {
         self.signal_api("-STOP")
@@ -203,15 +223,33 @@ impl Cluster {
 
     /// Serves a folder to nodes and pods.
     pub fn serve(&self, folder: &Path) -> Result<Server> {
-        let cluster = self.inside.context("a cluster without a network of its own")?;
-        Server::start_in(Path::new(&format!("/proc/{cluster}/ns/net")), ADDRESS, folder, None)
+        self.serve_on(folder, Terms::default())
     }
 
     /// As `serve`, each connection sending at most so many bytes a second.
     pub fn serve_at_rate(&self, folder: &Path, bytes_per_second: u64) -> Result<Server> {
+        let terms = Terms {
+            bytes_per_second: Some(bytes_per_second),
+            authorization: None,
+        };
+        self.serve_on(folder, terms)
+    }
+
+    /// As `serve`, on such terms.
+    fn serve_on(&self, folder: &Path, terms: Terms) -> Result<Server> {
         let cluster = self.inside.context("a cluster without a network of its own")?;
-        let network = format!("/proc/{cluster}/ns/net");
-        Server::start_in(Path::new(&network), ADDRESS, folder, Some(bytes_per_second))
+        Server::start_in(Path::new(&format!("/proc/{cluster}/ns/net")), ADDRESS, folder, terms)
+    }
+
+    /// Serves a folder to a node's agent alone, on that agent's own loopback: credentials go to no other machine without TLS.
+    pub fn serve_agent(&self, node: &str, folder: &Path, token: &str) -> Result<Server> {
+        let cluster = self.inside.context("a cluster without a network of its own")?;
+        let network = format!("/proc/{cluster}/root/proc/{}/ns/net", self.agent(node)?);
+        let terms = Terms {
+            authorization: Some(format!("Bearer {token}")),
+            ..Terms::default()
+        };
+        Server::start_in(Path::new(&network), Ipv4Addr::LOCALHOST, folder, terms)
     }
 
     /// Waits for something to become so, two minutes at most.

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::Cluster;
 use super::nodes::{Nodes, Place};
+use crate::closure::Closure;
 use crate::layout::Layout;
 use crate::server::Server;
 use crate::stage::Stage;
@@ -42,24 +43,24 @@ impl Site {
     /// Starts the cluster and installs the chart. Nothing, and `check` on the record of skipped checks, where this machine
     /// cannot have one.
     pub fn start(check: &str) -> Result<Option<Self>> {
-        Self::with(check, |_| Ok(()))
+        Self::with(check, |_, _| Ok(()))
     }
 
     /// As `start`, with more store paths in the cache.
-    pub fn with(check: &str, more: impl FnOnce(&mut Layout) -> Result<()>) -> Result<Option<Self>> {
+    pub fn with(check: &str, more: impl FnOnce(&mut Layout, &[Closure]) -> Result<()>) -> Result<Option<Self>> {
         let site = Self::bare(check, more)?;
         if let Some(site) = &site {
-            site.install()?;
+            site.install(&[])?;
         }
         Ok(site)
     }
 
     /// As `start`, with nothing installed yet.
     pub fn empty(check: &str) -> Result<Option<Self>> {
-        Self::bare(check, |_| Ok(()))
+        Self::bare(check, |_, _| Ok(()))
     }
 
-    fn bare(check: &str, more: impl FnOnce(&mut Layout) -> Result<()>) -> Result<Option<Self>> {
+    fn bare(check: &str, more: impl FnOnce(&mut Layout, &[Closure]) -> Result<()>) -> Result<Option<Self>> {
         let Some(drivers) = skip::without(check, parts::drivers()) else {
             return Ok(None);
         };
@@ -92,7 +93,7 @@ impl Site {
         let Some(cluster) = Cluster::with(check, &nodes)? else {
             return Ok(None);
         };
-        let stage = Stage::new(&toolkits, |layout, _| more(layout))?;
+        let stage = Stage::new(&toolkits, more)?;
         Ok(Some(Self {
             server: cluster.serve(&stage.cache())?,
             cluster,
@@ -101,8 +102,8 @@ impl Site {
         }))
     }
 
-    /// Installs the chart and waits until every agent has said what its node is.
-    fn install(&self) -> Result<()> {
+    /// Installs the chart, with further arguments, and waits until what it made is ready.
+    pub fn install(&self, arguments: &[&str]) -> Result<()> {
         let values = [
             "nodeAgent.image.repository=localhost/cudaenv/node-agent",
             "nodeAgent.image.pullPolicy=Never",
@@ -110,7 +111,8 @@ impl Site {
             "operator.image.repository=localhost/cudaenv/operator",
             "operator.image.pullPolicy=Never",
         ];
-        let installed = self.cluster.install(&[&format!("--set={}", values.join(","))])?;
+        let set = format!("--set={}", values.join(","));
+        let installed = self.cluster.install(&[&[&*set], arguments].concat())?;
         ensure!(installed.code == 0, "{}\n{}", installed.stderr, self.cluster.state());
         Ok(())
     }
@@ -186,4 +188,29 @@ pub fn by_hand(mut pod: Value, attributes: &Value) -> Value {
         { "name": "cuda", "mountPath": "/run/cudaenv", "readOnly": true },
     ]);
     pod
+}
+
+/// Reads everything in its view again and again: `/tmp/rounds` grows each time, `/tmp/bad` once something could not be read. What
+/// `/tmp/more` names is read too.
+pub const READING: &str = "mkdir -p /tmp; while :; do \
+    find /run/cudaenv /nix/store $(cat /tmp/more 2>/dev/null) -type f -exec cat {} + >/dev/null 2>/tmp/err \
+    || { cat /tmp/err; echo in round $(wc -l </tmp/rounds); } >>/tmp/bad; echo >>/tmp/rounds; sleep 0.2; done";
+
+impl Site {
+    /// What a pod that is `READING` could not read since it started. It fails where the pod does not read at all.
+    pub fn unread(&self, pod: &str) -> Result<String> {
+        let said = |script: &str| -> Result<String> { Ok(self.cluster.exec(TEAM, pod, script)?.stdout) };
+        let before = said("wc -l </tmp/rounds")?;
+        let reads = || Ok(said("wc -l </tmp/rounds")? != before);
+        self.cluster.until("the pod reads on", reads)?;
+        said("cat /tmp/bad 2>/dev/null")
+    }
+
+    /// Gives a pod that is `READING` a file that nobody can read, and waits until it says so: one that is silent has read all.
+    pub fn reader_is_honest(&self, pod: &str) -> Result<()> {
+        let done = self.cluster.exec(TEAM, pod, "echo /proc/1/mem >/tmp/more")?;
+        ensure!(done.code == 0, "{pod}: {done:?}");
+        let says = || Ok(self.unread(pod)?.contains("Input/output error"));
+        self.cluster.until("the pod says what it cannot read", says)
+    }
 }

@@ -22,18 +22,19 @@ use crate::{
     measure::{Cost, measured, median, spent},
     nginx::Nginx,
     table::{costs, say},
-    workload::{Closure, published, remove},
+    workload::{Closure, Workload, published, remove},
 };
 
-/// Fetches the wheels `rounds` times by each program.
-pub(crate) fn run(nix: &RealNix, name: &str, wheels: &[&str], compression: &str, rounds: usize) -> Result<()> {
-    let closure = published(nix, name, wheels, compression)?;
+/// Fetches the closure `rounds` times by each program.
+pub(crate) fn run(nix: &RealNix, workload: &Workload, rounds: usize) -> Result<()> {
+    let closure = published(nix, workload)?;
     let work = tempfile::Builder::new()
         .prefix("cudaenv-bench-")
         .tempdir_in(programs::target_folder())?;
     let server = Nginx::serve(&closure.cache, None)?;
     say(&format!(
-        "\n{compression}: {}; {rounds} rounds, medians\n",
+        "\n{}: {}; {rounds} rounds, medians\n",
+        workload.compression,
         closure.size()
     ))?;
     // Each run has a folder of its own, and all are removed at the end: for a minute ext4 looks long for the place of a new

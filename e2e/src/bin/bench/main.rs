@@ -14,44 +14,79 @@ use anyhow::{Result, bail};
 use e2e::real_nix::RealNix;
 
 use table::say;
+use workload::published;
 
-/// Every benchmark: its name, and whether the small run has it too.
-const ALL: [(&str, bool); 6] = [
-    ("smoke", true),
-    ("cold", false),
-    ("xz", false),
-    ("slow", true),
-    ("publish", true),
-    ("read", false),
+/// One benchmark.
+struct Benchmark {
+    name: &'static str,
+    /// Whether the small run has it too.
+    is_small: bool,
+    run: fn(&RealNix) -> Result<()>,
+}
+
+const ALL: [Benchmark; 7] = [
+    Benchmark {
+        name: "smoke",
+        is_small: true,
+        run: |nix| cold::run(nix, &workload::SMOKE, 3),
+    },
+    Benchmark {
+        name: "cold",
+        is_small: false,
+        run: |nix| cold::run(nix, &workload::COLD, 3),
+    },
+    Benchmark {
+        name: "xz-blocks",
+        is_small: false,
+        run: |nix| cold::run(nix, &workload::XZ_BLOCKS, 3),
+    },
+    Benchmark {
+        name: "xz-paths",
+        is_small: false,
+        run: |nix| cold::run(nix, &workload::XZ_PATHS, 3),
+    },
+    Benchmark {
+        name: "slow",
+        is_small: true,
+        run: slow::run,
+    },
+    Benchmark {
+        name: "publish",
+        is_small: true,
+        run: |_| publish::run(),
+    },
+    Benchmark {
+        name: "read",
+        is_small: false,
+        run: read::run,
+    },
 ];
 
 fn main() -> Result<()> {
     let asked: Vec<_> = std::env::args().skip(1).collect();
+    let nix = RealNix::newest()?;
+    if asked.first().is_some_and(|first| first == "--prepare") {
+        return workload::ALL
+            .iter()
+            .try_for_each(|workload| published(&nix, workload).map(drop));
+    }
     let chosen: Vec<_> = ALL
         .iter()
-        .filter(|(name, small)| match asked.as_slice() {
-            [] => *name != "smoke",
-            [only] if only == "--smoke" => *small,
-            names => names.iter().any(|asked| asked == name),
+        .filter(|benchmark| match asked.as_slice() {
+            [] => benchmark.name != "smoke",
+            [only] if only == "--smoke" => benchmark.is_small,
+            names => names.iter().any(|asked| asked == benchmark.name),
         })
         .collect();
     if chosen.is_empty() {
-        let names: Vec<_> = ALL.iter().map(|(name, _)| *name).collect();
+        let names: Vec<_> = ALL.iter().map(|benchmark| benchmark.name).collect();
         bail!("no benchmark of that name; there are: {}", names.join(", "));
     }
     say(&format!("Machine: {}.", table::machine()?))?;
-    let nix = RealNix::newest()?;
     say(&format!("Peer: {}.", nix.version()?))?;
-    for (name, _) in chosen {
-        say(&format!("\n## {name}"))?;
-        match *name {
-            "smoke" => cold::run(&nix, name, &workload::SMALL, "zstd", 3)?,
-            "cold" => cold::run(&nix, name, &workload::TORCH, "zstd", 3)?,
-            "xz" => cold::run(&nix, name, &workload::CUBLAS, "xz", 3)?,
-            "slow" => slow::run(&nix)?,
-            "publish" => publish::run()?,
-            _ => read::run(&nix)?,
-        }
+    for benchmark in chosen {
+        say(&format!("\n## {}", benchmark.name))?;
+        (benchmark.run)(&nix)?;
     }
     Ok(())
 }

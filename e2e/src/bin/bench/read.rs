@@ -84,7 +84,7 @@ for name, work in works.items():
 "#;
 
 pub(crate) fn run(nix: &RealNix) -> Result<()> {
-    let closure = published(nix, "torch", &workload::IMPORTED, "zstd")?;
+    let closure = published(nix, &workload::IMPORTED)?;
     let server = Nginx::serve(&closure.cache, None)?;
     let work = tempfile::Builder::new()
         .prefix("cudaenv-bench-")

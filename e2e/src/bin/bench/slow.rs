@@ -21,7 +21,7 @@ const CONNECTIONS: u64 = 8;
 const ROUNDS: usize = 3;
 
 pub(crate) fn run(nix: &RealNix) -> Result<()> {
-    let closure = published(nix, "slow", &workload::ONE, "zstd")?;
+    let closure = published(nix, &workload::ONE)?;
     let work = tempfile::Builder::new()
         .prefix("cudaenv-bench-")
         .tempdir_in(programs::target_folder())?;

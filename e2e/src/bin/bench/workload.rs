@@ -33,52 +33,93 @@ pub(crate) struct Closure {
     pub(crate) packed: u64,
 }
 
-/// Wheels, by the name of their folder up to the version; each becomes one store path.
-pub(crate) const TORCH: [&str; 4] = [
+/// What is packed, and how.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    /// Of its folder below `target/bench`.
+    name: &'static str,
+    /// As Nix's store URLs say it.
+    pub(crate) compression: &'static str,
+    /// Wheels, by the name of their folder up to the version; each becomes one store path.
+    wheels: &'static [&'static str],
+}
+
+const LIBRARIES: [&str; 4] = [
     "torch-",
     "nvidia-cublas-cu12-",
     "nvidia-cudnn-cu12-",
     "nvidia-cuda-runtime-cu12-",
 ];
-/// One large library.
-pub(crate) const CUBLAS: [&str; 1] = ["nvidia-cublas-cu12-"];
-/// One of a middling size.
-pub(crate) const ONE: [&str; 1] = ["nvidia-cufft-cu12-"];
-/// PyTorch with all that it loads.
-pub(crate) const IMPORTED: [&str; 21] = [
-    "torch-",
-    "nvidia-cublas-cu12-",
-    "nvidia-cudnn-cu12-",
-    "nvidia-cuda-runtime-cu12-",
-    "nvidia-cuda-cupti-cu12-",
-    "nvidia-cuda-nvrtc-cu12-",
-    "nvidia-cufft-cu12-",
-    "nvidia-curand-cu12-",
-    "nvidia-cusolver-cu12-",
-    "nvidia-cusparse-cu12-",
-    "nvidia-nccl-cu12-",
-    "nvidia-nvtx-cu12-",
-    "nvidia-nvjitlink-cu12-",
-    "typing-extensions-",
-    "sympy-",
-    "mpmath-",
-    "filelock-",
-    "networkx-",
-    "jinja2-",
-    "markupsafe-",
-    "fsspec-",
-];
-/// Enough to see a regression, in seconds.
-pub(crate) const SMALL: [&str; 4] = [
+const SOME: [&str; 4] = [
     "nvidia-cuda-cupti-cu12-",
     "nvidia-nvjitlink-cu12-",
     "sympy-",
     "networkx-",
 ];
 
-/// Those wheels below one environment, packed by the peer; once for all runs, in `target/bench/NAME`.
-pub(crate) fn published(nix: &RealNix, name: &str, wheels: &[&str], compression: &str) -> Result<Closure> {
-    let folder = programs::target_folder().join("bench").join(name);
+/// A closure of CUDA libraries.
+pub(crate) const COLD: Workload = Workload {
+    name: "cold",
+    compression: "zstd",
+    wheels: &LIBRARIES,
+};
+/// Enough to see a regression, in seconds.
+pub(crate) const SMOKE: Workload = Workload {
+    name: "smoke",
+    compression: "zstd",
+    wheels: &SOME,
+};
+/// One large library, packed on several cores: in blocks.
+pub(crate) const XZ_BLOCKS: Workload = Workload {
+    name: "xz-blocks",
+    compression: "xz&parallel-compression=true",
+    wheels: &["nvidia-cublas-cu12-"],
+};
+/// Several paths, each in one block, as upstream caches have them.
+pub(crate) const XZ_PATHS: Workload = Workload {
+    name: "xz-paths",
+    compression: "xz",
+    wheels: &SOME,
+};
+/// One file of a middling size.
+pub(crate) const ONE: Workload = Workload {
+    name: "slow",
+    compression: "zstd",
+    wheels: &["nvidia-cufft-cu12-"],
+};
+/// PyTorch with all that it loads.
+pub(crate) const IMPORTED: Workload = Workload {
+    name: "torch",
+    compression: "zstd",
+    wheels: &[
+        "torch-",
+        "nvidia-cublas-cu12-",
+        "nvidia-cudnn-cu12-",
+        "nvidia-cuda-runtime-cu12-",
+        "nvidia-cuda-cupti-cu12-",
+        "nvidia-cuda-nvrtc-cu12-",
+        "nvidia-cufft-cu12-",
+        "nvidia-curand-cu12-",
+        "nvidia-cusolver-cu12-",
+        "nvidia-cusparse-cu12-",
+        "nvidia-nccl-cu12-",
+        "nvidia-nvtx-cu12-",
+        "nvidia-nvjitlink-cu12-",
+        "typing-extensions-",
+        "sympy-",
+        "mpmath-",
+        "filelock-",
+        "networkx-",
+        "jinja2-",
+        "markupsafe-",
+        "fsspec-",
+    ],
+};
+pub(crate) const ALL: [&Workload; 6] = [&SMOKE, &COLD, &XZ_BLOCKS, &XZ_PATHS, &ONE, &IMPORTED];
+
+/// The wheels below one environment, packed by the peer; once for all runs, in `target/bench/NAME`.
+pub(crate) fn published(nix: &RealNix, workload: &Workload) -> Result<Closure> {
+    let folder = programs::target_folder().join("bench").join(workload.name);
     let description = folder.join("closure.json");
     if let Ok(text) = fs::read(&description) {
         return Ok(serde_json::from_slice(&text)?);
@@ -88,18 +129,18 @@ pub(crate) fn published(nix: &RealNix, name: &str, wheels: &[&str], compression:
         remove(&begun)?;
     }
     fs::create_dir_all(&begun)?;
-    let closure = publish(nix, wheels, compression, &begun, folder.join("cache"))?;
+    let closure = publish(nix, workload, &begun, folder.join("cache"))?;
     fs::write(begun.join("closure.json"), serde_json::to_vec(&closure)?)?;
     fs::rename(&begun, &folder)?;
     Ok(closure)
 }
 
 /// Packs into `work/cache`, which will lie at `cache`.
-fn publish(nix: &RealNix, wheels: &[&str], compression: &str, work: &Path, cache: PathBuf) -> Result<Closure> {
+fn publish(nix: &RealNix, workload: &Workload, work: &Path, cache: PathBuf) -> Result<Closure> {
     let mut layout = Layout::new(&work.join("layout"))?;
     let mut members = Vec::new();
     let all = parts::torch()?;
-    for wheel in wheels {
+    for wheel in workload.wheels {
         let found = all.iter().find(|folder| name_of(folder).starts_with(wheel));
         let found = found.with_context(|| format!("{wheel} is missing: run `e2e/parts/torch.sh`"))?;
         members.push(layout.add(&name_of(found), &[], |to, _| node::copy_tree(found, to))?);
@@ -111,7 +152,7 @@ fn publish(nix: &RealNix, wheels: &[&str], compression: &str, work: &Path, cache
     })?;
     nix.register(&layout)?;
     let key = nix.key("bench-1")?;
-    nix.publish(&layout, &key, compression, &work.join("cache"))?;
+    nix.publish(&layout, &key, workload.compression, &work.join("cache"))?;
     let (files, bytes) = count(layout.root())?;
     let (_, packed) = count(&work.join("cache"))?;
     remove(layout.root())?;

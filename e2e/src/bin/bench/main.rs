@@ -2,6 +2,7 @@
 //! It must never report a time without what it is compared with, and never assert one.
 
 mod cold;
+mod fleet;
 mod measure;
 mod nginx;
 mod publish;
@@ -24,7 +25,7 @@ struct Benchmark {
     run: fn(&RealNix) -> Result<()>,
 }
 
-const ALL: [Benchmark; 7] = [
+const ALL: [Benchmark; 8] = [
     Benchmark {
         name: "smoke",
         is_small: true,
@@ -59,6 +60,11 @@ const ALL: [Benchmark; 7] = [
         name: "read",
         is_small: false,
         run: read::run,
+    },
+    Benchmark {
+        name: "fleet",
+        is_small: false,
+        run: |_| fleet::run(),
     },
 ];
 

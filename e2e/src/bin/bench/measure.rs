@@ -85,6 +85,11 @@ fn children_cpu_seconds() -> Result<f64> {
     ticks(Path::new("/proc/self/stat"), 16)
 }
 
+/// CPU seconds of another process so far.
+pub(crate) fn cpu_seconds_of(process: u32) -> Result<f64> {
+    ticks(&PathBuf::from(format!("/proc/{process}/stat")), 14)
+}
+
 /// Two neighbouring fields of a stat file, the first numbered as proc(5) numbers them, from ticks of 10 ms to seconds.
 fn ticks(stat: &Path, first: usize) -> Result<f64> {
     let stat = fs::read_to_string(stat)?;

@@ -53,7 +53,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::BadRequest,
         Self::EnvironmentNotFound,
         Self::DriverTooOld,
@@ -68,6 +68,7 @@ impl Reason {
         Self::SignatureUntrusted,
         Self::HashMismatch,
         Self::CacheUnreachable,
+        Self::CredentialsRefused,
         Self::NotInAnyCache,
         Self::InsufficientDisk,
         Self::StoreCorrupt,

@@ -224,7 +224,7 @@ fn corrupt(machine: &Machine, closure: &Closure) {
 }
 
 /// Serves `tools` and `damaged`, which shares no archive with it and whose archives are damaged, to environments that come from caches of all kinds.
-fn faulty(machine: &Machine, closure: &Closure, absent: &Closure, away: SocketAddr) -> Server {
+fn faulty(machine: &Machine, closure: &Closure, absent: &Closure, away: SocketAddr) -> (Server, Server) {
     let damaged = Closure::new("damaged", 3, 3000).unwrap();
     let of = |name: &str, closure: &Closure, from: &str| environment(name, &[changed(closure, |_| ())], &[from]);
     let environments = [
@@ -232,16 +232,19 @@ fn faulty(machine: &Machine, closure: &Closure, absent: &Closure, away: SocketAd
         of("untrusted", closure, "stranger"),
         of("damaged", &damaged, "here"),
         of("away", closure, "away"),
+        of("guarded", closure, "guarded"),
         of("absent", absent, "here"),
         of("huge", &huge(machine), "here"),
     ];
     let server = serve(machine, &[closure, &damaged], &environments);
     corrupt(machine, &damaged);
     let stranger = SecretKey::from_seed("stranger-1", &[9; 32]).unwrap().public_key();
-    // The same cache, for whoever trusts another key, and one that is not there.
+    let guarded = Server::start_guarded(&machine.path("cache"), "Bearer nobody's").unwrap();
+    // The same cache, for whoever trusts another key, behind credentials, and one that is not there.
     let caches = [
         cache("stranger", &server.url(), &[&stranger.to_string()]),
         cache("away", &format!("http://{away}"), &[&key_text()]),
+        cache("guarded", &guarded.url(), &[&key_text()]),
         cache("here", &server.url(), &[&key_text()]),
     ];
     documents::write(
@@ -249,7 +252,7 @@ fn faulty(machine: &Machine, closure: &Closure, absent: &Closure, away: SocketAd
         &[&caches[..], &environments[..]].concat(),
     )
     .unwrap();
-    server
+    (server, guarded)
 }
 
 #[test]
@@ -258,7 +261,7 @@ fn what_caches_do_wrong_is_told_with_the_path_the_cache_and_what_may_come_of_ask
         let [closure, absent] = ["tools", "absent"].map(|name| Closure::new(name, 3, 2000).unwrap());
         // Nobody listens there any more.
         let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let server = faulty(machine, &closure, &absent, away);
+        let (server, guarded) = faulty(machine, &closure, &absent, away);
         let agent = machine.start().unwrap();
         let client = agent.client().unwrap();
         let (root, url) = (|closure: &Closure| closure.root().to_string(), server.url());
@@ -274,6 +277,11 @@ fn what_caches_do_wrong_is_told_with_the_path_the_cache_and_what_may_come_of_ask
                 "away",
                 (Unavailable, "CacheUnreachable"),
                 [root(&closure), away.to_string()],
+            ),
+            (
+                "guarded",
+                (Unavailable, "CredentialsRefused"),
+                [root(&closure), guarded.url()],
             ),
             ("absent", (Unavailable, "NotInAnyCache"), [root(&absent), url.clone()]),
             (

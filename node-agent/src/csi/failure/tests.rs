@@ -13,7 +13,7 @@ use super::*;
 use crate::{plan::fetch::FetchRefusal, provision::supply::SupplyError, store::StoreError};
 
 /// Every word with its code. kubelet takes `Unavailable`, `Aborted` and `ResourceExhausted` for work that may go on.
-const TABLE: [(Reason, Code); 20] = [
+const TABLE: [(Reason, Code); 21] = [
     (Reason::BadRequest, Code::FailedPrecondition),
     (Reason::EnvironmentNotFound, Code::NotFound),
     (Reason::DriverTooOld, Code::FailedPrecondition),
@@ -28,6 +28,7 @@ const TABLE: [(Reason, Code); 20] = [
     (Reason::SignatureUntrusted, Code::FailedPrecondition),
     (Reason::HashMismatch, Code::Unavailable),
     (Reason::CacheUnreachable, Code::Unavailable),
+    (Reason::CredentialsRefused, Code::Unavailable),
     (Reason::NotInAnyCache, Code::Unavailable),
     (Reason::InsufficientDisk, Code::ResourceExhausted),
     (Reason::StoreCorrupt, Code::Internal),
@@ -122,6 +123,14 @@ fn of_caches() -> Vec<(CallError, Reason)> {
                 asked: asked(),
             }),
             Reason::CacheUnreachable,
+        ),
+        (
+            substitute(SubstituteError::CredentialsRefused {
+                path: path.clone(),
+                cache: cache(),
+                asked: asked(),
+            }),
+            Reason::CredentialsRefused,
         ),
         (
             substitute(SubstituteError::NotInAnyCache {

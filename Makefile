@@ -1,7 +1,7 @@
 # The doors of the project. `make demo` and `make test` need cargo (rustup reads rust-toolchain.toml) and install the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build images demo test lint bench bench-smoke generate clean
+.PHONY: help build images demo test lint bench bench-smoke profile generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,10 @@ bench: prerequisites ## ours and real Nix on the same work in one run, as ratios
 bench-smoke: prerequisites ## the ratios that matter, in minutes
 	cargo build --release --workspace --bins
 	target/release/bench --smoke
+
+profile: prerequisites ## where the agent's time goes in a benchmark, as a flame graph in target/profile; BENCH=NAME
+	cargo build --release --workspace --bins
+	e2e/profile.sh $(BENCH)
 
 lint: ## formatting, clippy with warnings as errors, documentation links
 	cargo fmt --all --check

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Connections of one file at most: as many as browsers and download managers open to one host.
 pub(super) const MOST: usize = 8;
 /// How often the width is thought over.
-pub(super) const PERIOD: Duration = Duration::from_millis(500);
+pub(super) const PERIOD: Duration = Duration::from_millis(250);
 /// Smallest and largest stretch that one connection reads: in bytes.
 const STRETCH: (u64, u64) = (256 << 10, 4 << 20);
 /// How long reading one stretch should take: the request before it, a round trip, is then next to nothing.
@@ -71,13 +71,13 @@ mod tests {
         let mut width = Width::new();
         let mut seen = Vec::new();
         for _ in 0..50 {
-            width.account(ms(90), ms(100));
+            width.account(ms(45), ms(50));
             seen.push(width.connections());
         }
         assert_eq!((seen[3], seen[4], seen[9], seen[14], seen[49]), (1, 2, 4, 8, 8));
         width.narrow();
         for _ in 0..50 {
-            width.account(ms(90), ms(100));
+            width.account(ms(45), ms(50));
         }
         assert_eq!(width.connections(), 1);
     }
@@ -87,7 +87,7 @@ mod tests {
         let ms = Duration::from_millis;
         let mut width = Width::new();
         for _ in 0..1000 {
-            width.account(ms(40), ms(100));
+            width.account(ms(20), ms(50));
         }
         assert_eq!(width.connections(), 1);
     }

@@ -143,7 +143,7 @@ pub fn unmount_view(digest: &ViewDigest, store: &NodeStore) -> Result<(), ViewEr
     let _one_at_a_time = store.lock_view(digest)?;
     for kind in [ViewKind::Overlay, ViewKind::Plain] {
         let at = store.layout().view_mount(digest, kind);
-        while mounts::mounted_at(&mounts::read()?, &at).is_some() {
+        while mounts::is_mounted(&at)? {
             unmount(&at)?;
         }
     }
@@ -194,8 +194,7 @@ fn clone_mount(parent: impl AsFd, path: &Path) -> Result<OwnedFd, ViewError> {
 }
 
 fn is_mounted_read_only(at: &Path) -> Result<bool, ViewError> {
-    let table = mounts::read()?;
-    Ok(mounts::mounted_at(&table, at).is_some_and(|mount| mount.options.iter().any(|option| option == "ro")))
+    Ok(mounts::is_read_only(at)?)
 }
 
 fn unmount(at: &Path) -> Result<(), ViewError> {

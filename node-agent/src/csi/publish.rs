@@ -280,8 +280,7 @@ fn look(
 ) -> Result<(Step, Option<VolumeRecord>), ViewError> {
     let mut records = store.volume(&publish.id)?;
     let target = Target::below(pods, &publish.target)?;
-    let (table, at) = (mounts::read()?, target.at()?);
-    let mounted = mounts::mounted_at(&table, &at);
+    let mounted = mounts::at(&target.at()?)?;
     if mounted.is_none() {
         target.is_free()?;
     }
@@ -293,7 +292,7 @@ fn look(
             driver: record.bridge.as_ref().map(BridgeId::driver),
         })
         .collect();
-    let step = volume::decide(publish, &on_record, mounted, driver);
+    let step = volume::decide(publish, &on_record, mounted.as_ref(), driver);
     let here = records.iter().position(|record| record.target == publish.target);
     Ok((step, here.map(|index| records.swap_remove(index))))
 }
@@ -323,9 +322,7 @@ fn sealed(
     store.keep_volume(record)?;
     view::mount(&provisioned.view, store)?;
     view::publish(&record.view, record.kind, store, target)?;
-    let (table, at) = (mounts::read()?, target.at()?);
-    let sealed = mounts::mounted_at(&table, &at).is_some_and(|mount| mount.options.iter().any(|option| option == "ro"));
-    if sealed {
+    if mounts::is_read_only(&target.at()?)? {
         Ok(())
     } else {
         Err(ViewError::NotMounted {

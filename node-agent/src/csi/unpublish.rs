@@ -95,8 +95,8 @@ fn take_away(
 
 fn unmounted(pods: &Path, target: &Path) -> Result<(), ViewError> {
     let target = Target::below(pods, target)?;
-    let (table, at) = (mounts::read()?, target.at()?);
-    if mounts::mounted_at(&table, &at).is_some_and(|mount| !is_ours(mount)) {
+    let at = target.at()?;
+    if mounts::at(&at)?.is_some_and(|mount| !is_ours(&mount)) {
         return Err(ViewError::TargetBusy { target: at });
     }
     view::unpublish(&target)

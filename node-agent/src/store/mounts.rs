@@ -1,11 +1,17 @@
-//! The mount table of the calling thread's mount namespace, as `/proc/thread-self/mountinfo` gives it.
-//! Never asks a mounted file system anything: a dead one would hang us.
+//! What is mounted in the calling thread's mount namespace: one place, or the table that `/proc/thread-self/mountinfo` gives.
+//! Never asks a mounted file system for anything that it would have to look for: a dead one would hang us.
 
 use std::{
     ffi::OsString,
-    fs,
+    fs::File,
+    io::{BufRead as _, BufReader},
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, StatVfsMountFlags, StatxAttributes, StatxFlags, statvfs, statx},
+    io::Errno,
 };
 
 use super::StoreError;
@@ -30,12 +36,62 @@ pub struct Mount {
 }
 
 /// The mount table, in mount order.
+///
+/// Each line of an overlay names all its layers, and each volume has a line: the table of a node with many volumes has
+/// megabytes, and the kernel writes it anew for whoever reads it. Ask [`is_mounted`] or [`at`] for one place.
 pub fn read() -> Result<Vec<Mount>, StoreError> {
-    let text = fs::read(MOUNTINFO).map_err(|source| StoreError::Read {
+    let failed = |source| StoreError::Read {
         path: MOUNTINFO.into(),
         source,
+    };
+    let mut file = BufReader::with_capacity(64 << 10, File::open(MOUNTINFO).map_err(failed)?);
+    let (mut table, mut line) = (Vec::new(), Vec::new());
+    while file.read_until(b'\n', &mut line).map_err(failed)? > 0 {
+        table.extend(parse_line(line.strip_suffix(b"\n").unwrap_or(&line)));
+        line.clear();
+    }
+    Ok(table)
+}
+
+/// Whether anything is mounted at exactly `at`.
+pub fn is_mounted(at: &Path) -> Result<bool, StoreError> {
+    match told(at) {
+        Some(told) => Ok(told),
+        None => Ok(mounted_at(&read()?, at).is_some()),
+    }
+}
+
+/// What is mounted on top at exactly `at`; the table is read only where there is something.
+pub fn at(at: &Path) -> Result<Option<Mount>, StoreError> {
+    match told(at) {
+        Some(false) => Ok(None),
+        Some(true) | None => Ok(mounted_at(&read()?, at).cloned()),
+    }
+}
+
+/// Whether something is mounted at `at` through which nobody can write.
+pub fn is_read_only(at: &Path) -> Result<bool, StoreError> {
+    if !is_mounted(at)? {
+        return Ok(false);
+    }
+    let found = statvfs(at).map_err(|errno| StoreError::Read {
+        path: at.to_owned(),
+        source: errno.into(),
     })?;
-    Ok(parse(&text))
+    Ok(found.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Whether anything is mounted at exactly `at`, by one question to the kernel. `None` where it does not tell: before Linux
+/// 5.8, or where something is in the way.
+fn told(at: &Path) -> Option<bool> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    match statx(CWD, at, flags, StatxFlags::empty()) {
+        Ok(found) if found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
+            Some(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        }
+        Err(Errno::NOENT | Errno::NOTDIR) => Some(false),
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// What is mounted on top at exactly `at`.
@@ -44,10 +100,6 @@ pub fn mounted_at<'a>(table: &'a [Mount], at: &Path) -> Option<&'a Mount> {
 }
 
 /// Reads the format of proc(5): fields by blanks, four octal escapes, optional fields up to a lone dash.
-pub fn parse(text: &[u8]) -> Vec<Mount> {
-    text.split(|b| *b == b'\n').filter_map(parse_line).collect()
-}
-
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
     let device = String::from_utf8_lossy(fields.nth(2)?).into_owned();
@@ -98,10 +150,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_place_is_told_as_the_table_tells_it() {
+        let table = read().unwrap();
+        for place in ["/", "/proc", "/proc/1", "/nowhere/at/all", "/etc/passwd"].map(Path::new) {
+            assert_eq!(
+                is_mounted(place).unwrap(),
+                mounted_at(&table, place).is_some(),
+                "{}",
+                place.display()
+            );
+            assert_eq!(
+                at(place).unwrap().as_ref(),
+                mounted_at(&table, place),
+                "{}",
+                place.display()
+            );
+        }
+        assert!(!is_read_only(Path::new("/etc")).unwrap());
+    }
+
+    #[test]
     fn lines_with_and_without_optional_fields_and_blanks_are_read() {
         let text = b"36 35 98:0 / /mnt\\040a\\134b rw,nosuid - ext4 /dev/root rw,errors=continue\n\
             37 35 0:52 /x /v ro,nosuid,nodev shared:5 master:1 - overlay overlay ro,lowerdir=a:b\nbroken line\n";
-        let table = parse(text);
+        let table: Vec<_> = text.split(|byte| *byte == b'\n').filter_map(parse_line).collect();
         assert_eq!((table.len(), table[1].device.as_str()), (2, "0:52"));
         assert_eq!(table[0].at, Path::new("/mnt a\\b"));
         assert_eq!(

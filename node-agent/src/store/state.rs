@@ -154,14 +154,13 @@ impl NodeStore {
     }
 
     fn built_views(&self, used: &BTreeSet<ViewDigest>) -> Result<Vec<BuiltView>, StoreError> {
-        let table = mounts::read()?;
         let mut views = Vec::new();
         for name in list(&self.layout().views())? {
             let Ok(digest) = name.parse::<ViewDigest>() else {
                 continue;
             };
-            let mounted = [ViewKind::Overlay, ViewKind::Plain]
-                .map(|kind| mounts::mounted_at(&table, &self.layout().view_mount(&digest, kind)).is_some());
+            let mounted = |kind| mounts::is_mounted(&self.layout().view_mount(&digest, kind));
+            let mounted = mounted(ViewKind::Overlay)? || mounted(ViewKind::Plain)?;
             let file = self.layout().view_record(&digest);
             // A view without its list was never mounted: the list is durable before the mount is made.
             let (held, broken) = match read_json::<ViewRecord>(&file) {
@@ -170,7 +169,7 @@ impl NodeStore {
                 Err(error) => return Err(error),
             };
             let (paths, bridge) = held.map(|record| (record.paths, record.bridge)).unwrap_or_default();
-            let in_use = mounted.contains(&true) || used.contains(&digest);
+            let in_use = mounted || used.contains(&digest);
             views.push(BuiltView {
                 digest,
                 paths,

@@ -72,8 +72,11 @@ fn main() -> Result<()> {
     let asked: Vec<_> = std::env::args().skip(1).collect();
     let nix = RealNix::newest()?;
     if asked.first().is_some_and(|first| first == "--prepare") {
+        let named =
+            |workload: &&&workload::Workload| asked.len() < 2 || asked.iter().any(|asked| asked == workload.name);
         return workload::ALL
             .iter()
+            .filter(named)
             .try_for_each(|workload| published(&nix, workload).map(drop));
     }
     let chosen: Vec<_> = ALL

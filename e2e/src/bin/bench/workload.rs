@@ -37,7 +37,7 @@ pub(crate) struct Closure {
 #[derive(Debug)]
 pub(crate) struct Workload {
     /// Of its folder below `target/bench`.
-    name: &'static str,
+    pub(crate) name: &'static str,
     /// As Nix's store URLs say it.
     pub(crate) compression: &'static str,
     /// Wheels, by the name of their folder up to the version; each becomes one store path.

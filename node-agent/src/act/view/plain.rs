@@ -205,8 +205,7 @@ pub(super) fn mount(plan: &ViewPlan, store: &NodeStore) -> Result<(), ViewError>
     let tree = store.layout().plain_tree(&plan.digest);
     let at = store.layout().view_mount(&plan.digest, ViewKind::Plain);
     // A crash may have come between the two steps: a mount that is there but writable needs the second one only.
-    let table = crate::store::mounts::read()?;
-    if crate::store::mounts::mounted_at(&table, &at).is_none() {
+    if !crate::store::mounts::is_mounted(&at)? {
         rustix::mount::mount_bind(&tree, &at).map_err(|errno| ViewError::Mount {
             digest: plan.digest.clone(),
             source: errno.into(),

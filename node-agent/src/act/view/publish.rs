@@ -1,7 +1,7 @@
 //! Publishing a mounted view at a path that somebody else named, and taking it away again.
 //! Never removes a folder with something in it, never mounts over a mount that is not ours.
 
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, path::Path};
 
 use rustix::fs::CWD;
 
@@ -35,10 +35,12 @@ pub fn publish(
     target: &Target,
 ) -> Result<Published, ViewError> {
     let home = store.layout().view_mount(digest, kind);
-    let (table, at) = (mounts::read()?, target.at()?);
-    let view = mounts::mounted_at(&table, &home).ok_or_else(|| ViewError::NotMounted { digest: digest.clone() })?;
-    if let Some(mount) = mounts::mounted_at(&table, &at) {
-        return if same_files(mount, view) {
+    let at = target.at()?;
+    if !mounts::is_mounted(&home)? {
+        return Err(ViewError::NotMounted { digest: digest.clone() });
+    }
+    if mounts::is_mounted(&at)? {
+        return if is_view(&home, &at)? {
             Ok(Published::Before)
         } else {
             Err(ViewError::TargetBusy { target: at })
@@ -57,12 +59,14 @@ pub fn publish(
 /// A folder with something in it stays and is an error: the contents are not ours.
 pub fn unpublish(target: &Target) -> Result<(), ViewError> {
     let at = target.at()?;
-    while mounts::mounted_at(&mounts::read()?, &at).is_some() {
+    while mounts::is_mounted(&at)? {
         target.unmount()?;
     }
     Ok(target.remove()?)
 }
 
-fn same_files(one: &Mount, other: &Mount) -> bool {
-    (&one.device, &one.root) == (&other.device, &other.root)
+fn is_view(home: &Path, at: &Path) -> Result<bool, ViewError> {
+    let files = |mount: Mount| (mount.device, mount.root);
+    let (home, at) = (mounts::at(home)?.map(files), mounts::at(at)?.map(files));
+    Ok(home.is_some() && home == at)
 }

@@ -123,7 +123,7 @@ fn look(at: &Path) -> Result<(), SelfTestError> {
 
 fn unmounted(at: &Path) -> Result<(), SelfTestError> {
     let failed = |source| SelfTestError::Unmount { source };
-    while mounts::mounted_at(&mounts::read()?, at).is_some() {
+    while mounts::is_mounted(at)? {
         unmount(at).map_err(failed)?;
     }
     Ok(())

@@ -40,7 +40,7 @@ const KINDS: [(&str, &str, &[&str], &[&str]); 5] = [
         "cudadriverpreflights",
         "Cluster",
         &["cpf"],
-        &["DRIVER", "NODES", "BREAKS", "SWITCHES", "AGE"],
+        &["DRIVER", "NODES", "BREAKS", "SWITCHES", "KEEPS", "AGE"],
     ),
 ];
 

@@ -214,7 +214,7 @@ fn status_of(resource: &str) -> (Value, &'static [&'static str]) {
             &["550.163.01", "12.4", "8 × H200", "True", "5/10", "c0ffee"],
         ),
         _ => (
-            json!({ "nodes": 12, "breaks": 3, "switches": 4 }),
+            json!({ "nodes": 12, "breaks": 3, "switches": 4, "keeps": 5 }),
             &["580.95.05", "12", "3", "4"],
         ),
     }

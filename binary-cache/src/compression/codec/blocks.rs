@@ -20,10 +20,13 @@ impl Blocks {
     pub(super) fn new(max_window: u64, ahead: u64) -> Result<Self, DecodeError> {
         let alone = max_window.saturating_add(LZMA_OVERHEAD);
         let cores = available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+        // The library takes the lower of its two limits for both; a larger dictionary than the window is then a part of
+        // what was granted all the same.
+        let granted = alone.saturating_add(ahead);
         let stream = MtStreamBuilder::new()
             .threads(cores)
-            .memlimit_threading(alone.saturating_add(ahead))
-            .memlimit_stop(alone)
+            .memlimit_threading(granted)
+            .memlimit_stop(granted)
             .decoder();
         Ok(Self {
             lzma: Lzma::of(stream, Compression::Xz, max_window)?,

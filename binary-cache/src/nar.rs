@@ -1,6 +1,8 @@
 //! NAR, the archive format of Nix: restoring one into a folder, and dumping a tree as one.
 //! Never follows a link, never trusts a length, never leaves a half-restored tree behind.
 
+mod beside;
+mod blocks;
 mod contents;
 mod dump;
 mod error;

@@ -22,6 +22,14 @@ impl Pages {
     }
 }
 
+impl Clone for Pages {
+    fn clone(&self) -> Self {
+        let mut pages = Self::new(self.length);
+        pages.copy_from_slice(self);
+        pages
+    }
+}
+
 impl Deref for Pages {
     type Target = [u8];
 
@@ -46,6 +54,8 @@ mod tests {
             let mut pages = Pages::new(length);
             assert_eq!((pages.as_ptr().align_offset(PAGE), pages.len()), (0, length));
             pages.fill(7);
+            let copy = pages.clone();
+            assert_eq!((copy.as_ptr().align_offset(PAGE), &copy[..]), (0, &pages[..]));
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::Read,
+    io::{self, Read},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
@@ -19,6 +19,7 @@ use rustix::{
 
 use super::{
     Limits, MAX_NAME_LEN, MAX_TARGET_LEN, NarError, Restored,
+    beside::Beside,
     contents::Contents,
     metadata::{self, DIRECTORY, EXECUTABLE, PLAIN},
     remove_tree,
@@ -44,12 +45,11 @@ pub fn restore(reader: impl Read, parent: BorrowedFd<'_>, name: &OsStr, limits: 
         created_root: false,
         counts: Counts::default(),
     };
-    let result = restorer.run().and_then(|()| {
-        let counts = restorer.counts;
-        check(restorer.tokens.finish()?, limits, counts)
-    });
+    let run = restorer.run();
+    let (counts, created_root) = (restorer.counts, restorer.created_root);
+    let result = run.and_then(|()| check(restorer.tokens.finish()?, limits, counts));
     if result.is_err()
-        && restorer.created_root
+        && created_root
         && let Err(error) = remove_tree(parent, name)
     {
         tracing::warn!(%error, "a half-restored tree stays behind");
@@ -186,22 +186,22 @@ impl<R: Read> Restorer<'_, R> {
         let file = openat(self.place(), self.file_name(name), flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| self.not_created(errno, name, |path, source| NarError::CreateFile { path, source }))?;
         self.created();
-        let mut contents = Contents::new(File::from(file), length);
-        if contents.in_pages() {
+        let contents = Contents::new(File::from(file), length);
+        let mut writing = if contents.in_pages() {
             self.tokens.begin_page();
-        }
+            self.tokens.work(contents, Contents::write)
+        } else {
+            Beside::in_place(contents, Contents::write)
+        };
         let mut left = length;
         while left > 0 {
             let chunk = self.tokens.chunk(left)?;
             left -= chunk.len() as u64;
-            if let Err(source) = contents.write(chunk) {
-                return Err(NarError::WriteFile {
-                    path: self.path(name),
-                    source,
-                });
-            }
+            let written = writing.push(chunk);
+            written.map_err(|source| self.not_written(name, source))?;
         }
-        let file = contents.finish();
+        let written = writing.finish();
+        let file = written.map_err(|source| self.not_written(name, source))?.finish();
         self.tokens.padding(length)?;
         metadata::settle(file.as_fd(), if executable { EXECUTABLE } else { PLAIN }, || {
             self.path(name)
@@ -280,6 +280,11 @@ impl<R: Read> Restorer<'_, R> {
 
     fn created(&mut self) {
         self.created_root = true;
+    }
+
+    fn not_written(&self, name: &OsStr, source: io::Error) -> NarError {
+        let path = self.path(name);
+        NarError::WriteFile { path, source }
     }
 
     fn not_created(

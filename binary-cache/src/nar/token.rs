@@ -7,15 +7,15 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Limits, MAGIC, NarError,
-    pages::{PAGE, Pages},
+    beside::{Beside, Work},
+    blocks::{self, Blocks, Piece},
+    pages::PAGE,
 };
 use crate::{
     compression::{DecodeError, looks_like},
     hash::NarHash,
 };
 
-/// Bytes asked for, and written to files, at once: few enough to stay in a core's cache, enough to keep a disk busy.
-const BUFFER: usize = 512 << 10;
 /// Longest keyword of the format is `nix-archive-1`; anything longer than this is none.
 const MAX_TAG_LEN: u64 = 32;
 
@@ -34,26 +34,31 @@ impl From<NarError> for StringError {
 /// Reads tokens out of a stream.
 pub(super) struct Tokens<R> {
     source: R,
-    buffer: Pages,
-    /// The part of the buffer that is read but not yet taken.
+    buffer: Blocks,
+    /// The part of the current block that is read but not yet taken.
     start: usize,
     end: usize,
     /// Bytes of the NAR taken so far.
     offset: u64,
     nar_size: u64,
-    hasher: Sha256,
+    hashing: Beside<Sha256>,
 }
 
 impl<R: Read> Tokens<R> {
     pub(super) fn new(source: R, limits: &Limits) -> Self {
+        let buffer = Blocks::new(limits.nar_size);
+        let hash: Work<Sha256> = |hasher, bytes| {
+            hasher.update(bytes);
+            Ok(())
+        };
         Self {
             source,
-            buffer: Pages::new(BUFFER),
+            hashing: buffer.work(Sha256::new(), hash),
+            buffer,
             start: 0,
             end: 0,
             offset: 0,
             nar_size: limits.nar_size,
-            hasher: Sha256::new(),
         }
     }
 
@@ -128,16 +133,20 @@ impl<R: Read> Tokens<R> {
     /// Makes the contents that begin here begin at a page of the buffer, and so every whole piece of them.
     pub(super) fn begin_page(&mut self) {
         if !self.start.is_multiple_of(PAGE) {
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+            self.move_to_front();
         }
     }
 
+    /// Work on pieces of contents: beside, where the NAR is worth it.
+    pub(super) fn work<State: Send + 'static>(&self, state: State, work: Work<State>) -> Beside<State> {
+        self.buffer.work(state, work)
+    }
+
     /// The next bytes of contents of which `left` are missing: all of them, or half a buffer at least.
-    pub(super) fn chunk(&mut self, left: u64) -> Result<&[u8], NarError> {
+    pub(super) fn chunk(&mut self, left: u64) -> Result<Piece, NarError> {
         let wanted = usize::try_from(left).unwrap_or(usize::MAX);
-        if self.end - self.start < wanted.min(BUFFER / 2) {
-            self.need(wanted.min(BUFFER))?;
+        if self.end - self.start < wanted.min(blocks::SIZE / 2) {
+            self.need(wanted.min(blocks::SIZE))?;
         }
         let length = match self.end - self.start {
             enough if enough >= wanted => wanted,
@@ -146,7 +155,7 @@ impl<R: Read> Tokens<R> {
         };
         let chunk = self.start..self.start + length;
         self.take(length);
-        Ok(&self.buffer[chunk])
+        Ok(self.buffer.piece(chunk))
     }
 
     /// The zero bytes behind contents of `length` bytes.
@@ -164,12 +173,18 @@ impl<R: Read> Tokens<R> {
     }
 
     /// The end: no byte may follow. Only here do checksums of a compressed source speak. Hash and size of the whole.
-    pub(super) fn finish(&mut self) -> Result<(NarHash, u64), NarError> {
+    pub(super) fn finish(mut self) -> Result<(NarHash, u64), NarError> {
         let offset = self.offset;
-        if self.start < self.end || self.fill()? > 0 {
+        if self.start < self.end {
             return Err(NarError::TrailingBytes { offset });
         }
-        Ok((self.hasher.finalize_reset().into(), offset))
+        self.make_room(1);
+        if self.fill()? > 0 {
+            return Err(NarError::TrailingBytes { offset });
+        }
+        let hasher = self.hashing.finish();
+        let hasher = hasher.map_err(|source| NarError::Read { offset, source })?;
+        Ok((hasher.finalize().into(), offset))
     }
 
     fn take(&mut self, length: usize) {
@@ -189,6 +204,11 @@ impl<R: Read> Tokens<R> {
     }
 
     fn fill_to(&mut self, length: usize) -> Result<(), NarError> {
+        if self.end - self.start >= length {
+            return Ok(());
+        }
+        self.make_room(length);
+        let read = self.end;
         while self.end - self.start < length {
             if self.fill()? == 0 {
                 return Err(match self.read_so_far() > self.nar_size {
@@ -201,21 +221,32 @@ impl<R: Read> Tokens<R> {
                 });
             }
         }
-        Ok(())
+        // Whatever is read is taken, or the NAR is refused: hashing it here hashes it in large pieces.
+        let offset = self.offset;
+        let hashed = self.hashing.push(self.buffer.piece(read..self.end));
+        hashed.map_err(|source| NarError::Read { offset, source })
     }
 
     fn read_so_far(&self) -> u64 {
         self.offset + (self.end - self.start) as u64
     }
 
+    /// Makes room for `length` bytes at `start`, in a block that may be filled.
+    fn make_room(&mut self, length: usize) {
+        let nothing = self.start == self.end;
+        let little = self.start >= blocks::SIZE / 2 || self.start + length > self.buffer.len();
+        if nothing || little || !self.buffer.is_free() {
+            self.move_to_front();
+        }
+    }
+
+    fn move_to_front(&mut self) {
+        self.buffer.begin_with(self.start..self.end);
+        (self.start, self.end) = (0, self.end - self.start);
+    }
+
     /// Reads once, at most up to one byte above the NAR's size; 0 at the end of the source, or of what may be read.
     fn fill(&mut self) -> Result<usize, NarError> {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        } else if self.start > 0 && (self.end == self.buffer.len() || self.start >= BUFFER / 2) {
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
         let allowed = self.nar_size.saturating_add(1).saturating_sub(self.read_so_far());
         let room = usize::try_from(allowed)
             .unwrap_or(usize::MAX)
@@ -223,7 +254,7 @@ impl<R: Read> Tokens<R> {
         if room == 0 {
             return Ok(0);
         }
-        let space = &mut self.buffer[self.end..self.end + room];
+        let space = &mut self.buffer.to_fill()[self.end..self.end + room];
         let read = loop {
             match self.source.read(space) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -240,8 +271,6 @@ impl<R: Read> Tokens<R> {
                 None => NarError::Read { offset, source },
             }
         })?;
-        // Whatever is read is taken, or the NAR is refused: hashing it here hashes it in large pieces.
-        self.hasher.update(&self.buffer[self.end..self.end + read]);
         self.end += read;
         Ok(read)
     }

@@ -23,12 +23,14 @@ use node_agent::{
         collect::collect,
         fetch::{FetchError, FetchProgress, Fetched, Fetcher},
         verify::{Fault, verify},
+        view,
     },
     plan::{
         collect::{self as plan_collect, CollectPlan, CollectPolicy},
         fetch::{self as plan_fetch, FetchPlan, FetchRefusal, Space, Wanted},
+        view::{self as plan_view, ViewPlan},
     },
-    snapshot::view::ViewDigest,
+    snapshot::view::{ViewDigest, ViewKind, ViewRequest},
     store::{LeaseContent, NodeStore, StoreError},
 };
 
@@ -311,6 +313,63 @@ async fn the_least_recently_used_go_first() {
     let plan = collect(&store, |state| plan_collect::plan(state, &policy, at(50))).unwrap();
     assert_eq!(plan.remove, [path(1), path(3)]);
     assert!(store.has(&path(0)) && store.has(&path(2)));
+}
+
+fn view_of(paths: &[StorePath]) -> ViewPlan {
+    plan_view::plan(ViewRequest {
+        kind: ViewKind::Overlay,
+        paths: paths.iter().cloned().collect(),
+        packages: BTreeMap::new(),
+        bridge: None,
+        cudaenv_json: "{}".to_owned(),
+        selinux_label: None,
+    })
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_were_used_when_their_view_was_also_after_the_view_is_gone() {
+    let (cache, folder) = (SmallCache::new(4), tempfile::tempdir().unwrap());
+    let store = open(folder.path());
+    fetch(&cache, &store).await.unwrap();
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    let view = view_of(&[path(0), path(1)]);
+    view::build(&view, &store, at(10)).unwrap();
+    store.touch([&path(2), &path(3)], at(20)).unwrap();
+    view::used(&view, &store, at(30)).unwrap();
+    let size = store.records().unwrap()[0].nar_size();
+    let mut policy = CollectPolicy {
+        high: u64::MAX,
+        low: 3 * size,
+        grace: Duration::ZERO,
+        pinned: BTreeSet::new(),
+    };
+    // There is room: only the view goes, which nothing shows.
+    let plan = collect(&store, |state| plan_collect::plan(state, &policy, at(40))).unwrap();
+    assert_eq!((plan.remove_views, plan.remove.len()), (vec![view.digest], 0));
+    policy.high = 0;
+    let plan = collect(&store, |state| plan_collect::plan(state, &policy, at(50))).unwrap();
+    assert_eq!(plan.remove, [path(2), path(3)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_on_a_view_keeps_what_its_record_lists() {
+    let (cache, folder) = (SmallCache::new(4), tempfile::tempdir().unwrap());
+    let store = open(folder.path());
+    fetch(&cache, &store).await.unwrap();
+    let view = view_of(&[path(1), path(2)]);
+    view::build(&view, &store, UNIX_EPOCH).unwrap();
+    let content = LeaseContent {
+        view: Some(view.digest),
+        ..LeaseContent::default()
+    };
+    let lease = store.lease(&content).unwrap();
+    let mut plan = collect(&store, everything_old).unwrap();
+    plan.remove.sort();
+    assert_eq!((plan.remove, plan.remove_views.len()), (vec![path(0), path(3)], 0));
+    lease.end().unwrap();
+    let plan = collect(&store, everything_old).unwrap();
+    assert_eq!((plan.remove.len(), plan.remove_views.len()), (2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,9 +89,19 @@ pub enum Method {
 /// Hold a lease on the view and its paths, or garbage collection may take them away again.
 pub fn build(plan: &ViewPlan, store: &NodeStore, now: SystemTime) -> Result<(), ViewError> {
     build::build(plan, store)?;
-    touch(&store.layout().view_record(&plan.digest), now)?;
+    used(plan, store, now)?;
     store.touch(&plan.paths, now)?;
     Ok(())
+}
+
+/// Marks a view as used at `now`, and with it, as garbage collection sees it, its layers.
+pub fn used(plan: &ViewPlan, store: &NodeStore, now: SystemTime) -> Result<(), ViewError> {
+    Ok(touch(&store.layout().view_record(&plan.digest), now)?)
+}
+
+/// Whether the view is mounted at its own mount point.
+pub fn is_mounted(plan: &ViewPlan, store: &NodeStore) -> Result<bool, ViewError> {
+    is_mounted_read_only(&store.layout().view_mount(&plan.digest, plan.kind))
 }
 
 /// Mounts a built view where nobody sees it: `ro,nosuid,nodev`. It lives as long as the descriptor or what is attached.

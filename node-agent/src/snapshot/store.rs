@@ -14,7 +14,7 @@ pub struct Layer {
     pub path: StorePath,
     /// NarSize of its record, in bytes; what it takes on disk is about that.
     pub bytes: u64,
-    /// When a view with it was last mounted, or when it was fetched.
+    /// When a view with it was last asked for, or when it was fetched.
     pub last_used: SystemTime,
 }
 
@@ -27,7 +27,7 @@ pub struct BuiltView {
     pub paths: BTreeSet<StorePath>,
     /// The driver bridge it holds.
     pub bridge: Option<BridgeId>,
-    /// When it was last mounted.
+    /// When it was last asked for.
     pub last_used: SystemTime,
     /// Whether it is mounted, published or leased now.
     pub in_use: bool,

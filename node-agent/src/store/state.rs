@@ -85,6 +85,7 @@ impl NodeStore {
             Err(error) => return Err(error),
         }
         let views = self.built_views(&used_views)?;
+        used_with_views(&mut layers, &views);
         unknown_use |= views.iter().any(|view| view.broken && view.in_use);
         let leased_bridges = leases.iter().filter_map(|lease| lease.bridge.clone()).collect();
         let in_views = leases.iter().filter(|lease| lease.view.is_some());
@@ -210,6 +211,22 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Opt
 }
 
 /// When a file was written or touched; the epoch where that cannot be told, so that it goes first.
+/// A layer is used when a view that has it is: making another pod see a view that is mounted touches no layer's record.
+fn used_with_views(layers: &mut [Layer], views: &[BuiltView]) {
+    let mut used = BTreeMap::new();
+    for view in views {
+        for path in &view.paths {
+            let last = used.entry(path).or_insert(view.last_used);
+            *last = view.last_used.max(*last);
+        }
+    }
+    for layer in layers {
+        if let Some(last) = used.get(&layer.path) {
+            layer.last_used = layer.last_used.max(*last);
+        }
+    }
+}
+
 fn modified(path: &Path) -> SystemTime {
     fs::symlink_metadata(path)
         .and_then(|found| found.modified())

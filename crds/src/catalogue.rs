@@ -2,7 +2,11 @@
 //! Who may use what is decided here, for admission and for publishing alike, so that they cannot disagree.
 //! Never tells an environment that is absent from one that is forbidden.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::Resource;
@@ -10,7 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     convert::InvalidField,
-    domain::{cache::CacheSource, environment::Environment},
+    domain::{
+        cache::CacheSource,
+        environment::Environment,
+        store_path::{StorePath, System},
+    },
     v1alpha1::{CUDABinaryCache, CUDAEnvironment, ClusterCUDAEnvironment, Prewarm},
 };
 
@@ -152,6 +160,21 @@ pub struct Granted {
 }
 
 impl Catalogue {
+    /// The store paths of variants, for nodes of `system`, whose code nobody declared.
+    pub fn undeclared(&self, system: System) -> BTreeSet<StorePath> {
+        let environments = self
+            .environments
+            .values()
+            .filter_map(|entry| entry.environment.as_ref().ok());
+        let packages = environments.flat_map(|environment| &environment.packages);
+        let variants = packages.flat_map(|package| &package.variants);
+        let undeclared = variants.filter(|variant| variant.code.is_none());
+        undeclared
+            .filter_map(|variant| variant.store_paths.get(&system))
+            .cloned()
+            .collect()
+    }
+
     /// The environment called `key`, for a pod in `namespace`.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::domain::{
 };
 
 mod cache;
+mod contents;
 mod environment;
 pub mod node;
 

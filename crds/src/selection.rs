@@ -18,8 +18,10 @@ pub use outcome::{Alternative, Mode, Reason, Rejected, Selected, Selection};
 pub use releases::cuda_of_branch;
 
 use crate::domain::{
+    code::GpuCode,
     environment::{Environment, Package, Variant},
     node::NodeFacts,
+    store_path::StorePath,
 };
 use judge::{Fit, judge};
 
@@ -39,6 +41,7 @@ pub fn select(environment: &Environment, node: &NodeFacts, known: &KnownContents
 fn select_package(package: &Package, node: &NodeFacts, known: &KnownContents, selection: &mut Selection) {
     let mut fits: Vec<(&Variant, Fit)> = Vec::new();
     for variant in &package.variants {
+        selection.read.extend(read(variant, node, known));
         match judge(variant, node, known) {
             Ok(fit) => fits.push((variant, fit)),
             Err(misfit) => selection.rejected.push(Rejected {
@@ -60,6 +63,16 @@ fn select_package(package: &Package, node: &NodeFacts, known: &KnownContents, se
         variant: variant.name.clone(),
         mode: fit.mode,
     }));
+}
+
+/// What a scan found of a variant whose code nobody declared; nothing where it could not read all of it.
+fn read(variant: &Variant, node: &NodeFacts, known: &KnownContents) -> Option<(StorePath, GpuCode)> {
+    let path = variant
+        .store_paths
+        .get(&node.system)
+        .filter(|_| variant.code.is_none())?;
+    let contents = known.get(path).filter(|contents| contents.unreadable.is_empty())?;
+    Some((path.clone(), contents.code.clone()))
 }
 
 fn selected(variant: &Variant, fit: Fit) -> Selected {

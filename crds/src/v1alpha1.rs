@@ -34,8 +34,8 @@ pub use environment::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 pub use node::{
-    CUDANode, CUDANodeSpec, CUDANodeStatus, EnvironmentPhase, NodeDriver, NodeEnvironment, NodeGpu, NodeStore,
-    SelectedPackage,
+    CUDANode, CUDANodeSpec, CUDANodeStatus, EnvironmentPhase, NodeContents, NodeDriver, NodeEnvironment, NodeGpu,
+    NodeStore, SelectedPackage,
 };
 pub use preflight::{
     CUDADriverPreflight, CUDADriverPreflightSpec, CUDADriverPreflightStatus, PreflightChange, PreflightOutcome,

@@ -439,6 +439,7 @@ fn replaced(site: &Site, node: &str, driver: &str, environments: &[&str]) -> Vec
     let in_use = in_use(site, node);
     held(site, node, &in_use, environments);
     let prediction = predicted(site, node, driver);
+    what_agents_have_read_is_not_guessed(site, &before, &prediction);
     let answers = site.server.log().len();
     let bytes = metric(site, node, "cudaenv_fetch_bytes_total");
 
@@ -474,6 +475,42 @@ fn replaced(site: &Site, node: &str, driver: &str, environments: &[&str]) -> Vec
     assert_eq!(metric(site, node, "cudaenv_fetch_bytes_total") - bytes, served);
     named(site, node, &pods);
     changes
+}
+
+/// Nobody declared the code of these variants; their agents read it, and tell. The others are named as guessed.
+fn what_agents_have_read_is_not_guessed(site: &Site, before: &Variants, prediction: &Value) {
+    let nodes = site.cluster.get(&["cudanodes"]).unwrap();
+    let statuses = nodes["items"].as_array().unwrap().iter().map(|node| &node["status"]);
+    let read: BTreeSet<_> = statuses
+        .flat_map(|status| status["contents"].as_array().into_iter().flatten())
+        .map(|contents| {
+            assert_eq!(
+                contents["code"],
+                json!({"sass": [], "ptx": []}),
+                "a runtime has none: {contents}"
+            );
+            contents["storePath"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let warnings = prediction["warnings"].as_array().cloned().unwrap_or_default();
+    let mut in_use = 0;
+    for environment in before.keys() {
+        let object = site.cluster.get(&["cudaenvironment", "-n", TEAM, environment]).unwrap();
+        for variant in object["spec"]["packages"][0]["variants"].as_array().unwrap() {
+            let name = variant["name"].as_str().unwrap();
+            let was_read = read.contains(variant["storePaths"]["x86_64-linux"].as_str().unwrap());
+            let guessed = format!("{TEAM}/{environment}: cuda/{name} counts as fitting unread");
+            let is_guessed = warnings
+                .iter()
+                .any(|warning| warning.as_str().unwrap().contains(&guessed));
+            assert!(!(was_read && is_guessed), "{guessed}: {prediction}");
+            if before[environment].as_deref() == Ok(name) {
+                assert!(was_read, "{environment}/{name} is in use: {read:?}");
+                in_use += 1;
+            }
+        }
+    }
+    assert!(in_use > 0);
 }
 
 /// How many pods of a node have a volume of each environment, by what they say themselves.

@@ -131,9 +131,11 @@ impl Admission {
     /// The answer by what is known at this moment.
     fn now(&self, webhook: Webhook, request: &Request, world: Option<&World>) -> Result<Reply, Malformed> {
         let classes = world.map(classes).unwrap_or_default();
+        let contents = world.map(World::contents).unwrap_or_default();
         let around = world.map(|world| Surroundings {
             catalogue: &world.catalogue,
             classes: &classes,
+            contents: &contents,
             agents: &self.agents,
         });
         match webhook {

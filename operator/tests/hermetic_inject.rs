@@ -9,8 +9,9 @@ use crds::{
     catalogue::{CacheEntry, Catalogue, EnvironmentEntry, EnvironmentKey, Labels},
     domain::{
         node::{DriverState, NodeFacts},
-        store_path::System,
+        store_path::{StorePath, System},
     },
+    selection::{Contents, KnownContents},
 };
 use k8s_openapi::{ByteString, api::core::v1::Pod};
 use operator::plan::admission::{NodeClass, Surroundings, affinity::AgentNodes, fit, inject, review};
@@ -111,6 +112,7 @@ fn admit(pod: &Value) -> Result<(Value, Vec<String>), String> {
     let around = Surroundings {
         catalogue: &catalogue,
         classes: &classes,
+        contents: &KnownContents::new(),
         agents: &AgentNodes::default(),
     };
     let original: Pod = serde_json::from_value(pod.clone()).unwrap();
@@ -567,6 +569,7 @@ fn an_environment_that_fits_nowhere_is_warned_of_with_the_reason() {
         let around = Surroundings {
             catalogue: &catalogue,
             classes,
+            contents: &KnownContents::new(),
             agents: &AgentNodes::default(),
         };
         inject::inject(&pod, "team-a", around).unwrap().warnings
@@ -588,6 +591,26 @@ fn an_environment_that_fits_nowhere_is_warned_of_with_the_reason() {
 }
 
 #[test]
+fn what_an_agent_has_read_of_a_variant_decides_where_its_pods_may_go() {
+    let catalogue = catalogue();
+    let key = EnvironmentKey {
+        namespace: Some("team-a".to_owned()),
+        name: "pytorch".to_owned(),
+    };
+    let granted = [catalogue.grant("team-a", &key).unwrap()];
+    let [good, ..] = classes();
+    let carries = |sass: &str| {
+        let mut contents = Contents::default();
+        contents.code.sass.insert(sass.parse().unwrap());
+        KnownContents::from([(StorePath::parse(STORE_PATH).unwrap(), contents)])
+    };
+    let unfit = |known: &KnownContents| fit::unfit(&granted, std::slice::from_ref(&good), known).contains(&good.name);
+    assert!(!unfit(&KnownContents::new()), "unread, it counts as fitting");
+    assert!(!unfit(&carries("9.0")));
+    assert!(unfit(&carries("8.0a")));
+}
+
+#[test]
 fn classes_in_an_affinity_are_bounded_and_those_with_most_nodes_come_first() {
     let catalogue = catalogue();
     let key = EnvironmentKey {
@@ -598,11 +621,11 @@ fn classes_in_an_affinity_are_bounded_and_those_with_most_nodes_come_first() {
     let many: Vec<_> = (0..200_usize)
         .map(|n| class(ready(&format!("470.{}.02", n + 1), "11.4"), Some("8.0:tesla"), n))
         .collect();
-    let unfit = fit::unfit(&granted, &many);
+    let unfit = fit::unfit(&granted, &many, &KnownContents::new());
     assert_eq!(unfit.len(), fit::MOST_CLASSES);
     assert!(unfit.contains(&many[199].name) && !unfit.contains(&many[0].name));
     // Without any report: nodes without driver, of both systems.
-    assert_eq!(fit::unfit(&granted, &[]).len(), 2);
+    assert_eq!(fit::unfit(&granted, &[], &KnownContents::new()).len(), 2);
 }
 
 #[test]
@@ -621,6 +644,7 @@ fn the_patch_adds_only_and_leaves_fields_that_this_build_does_not_know() {
     let around = Surroundings {
         catalogue: &catalogue,
         classes: &classes,
+        contents: &KnownContents::new(),
         agents: &agents.parse().unwrap(),
     };
     let request = review::read(body.to_string().as_bytes()).unwrap();

@@ -130,7 +130,7 @@ fn store_paths(map: &At<'_>, paths: &BTreeMap<String, String>) -> Result<BTreeMa
         .collect()
 }
 
-fn store_path(at: &At<'_>, text: &str) -> Result<StorePath, InvalidField> {
+pub(super) fn store_path(at: &At<'_>, text: &str) -> Result<StorePath, InvalidField> {
     let path = StorePath::parse(text).map_err(|error| at.is(Problem::StorePath(error)))?;
     if path.is_derivation() {
         return Err(at.is(Problem::Derivation(path)));
@@ -138,7 +138,7 @@ fn store_path(at: &At<'_>, text: &str) -> Result<StorePath, InvalidField> {
     Ok(path)
 }
 
-fn code(at: &At<'_>, spec: &CodeSpec) -> Result<GpuCode, InvalidField> {
+pub(super) fn code(at: &At<'_>, spec: &CodeSpec) -> Result<GpuCode, InvalidField> {
     if spec.sass.is_none() && spec.ptx.is_none() {
         return Err(at.is(Problem::NoCode));
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{cuda::CudaVersion, store_path::StorePath};
+use crate::domain::{code::GpuCode, cuda::CudaVersion, store_path::StorePath};
 
 /// Which variant of each package fits a node, and why every other one that does not was rejected.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,10 @@ pub struct Selection {
     pub rejected: Vec<Rejected>,
     /// Variants that fit but were outranked, best first within a package.
     pub alternatives: Vec<Alternative>,
+    /// The code that was found in variants of which nobody declared it, whether they fit or not. Not part of what is
+    /// printed: other nodes' agents need not read it again.
+    #[serde(skip)]
+    pub read: BTreeMap<StorePath, GpuCode>,
 }
 
 /// The variant chosen for a package.

@@ -6,6 +6,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::CodeSpec;
+
 /// What one node is, and what it holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
 #[kube(
@@ -72,6 +74,11 @@ pub struct CUDANodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub environments: Vec<NodeEnvironment>,
+    /// The GPU code that the agent found in store paths of variants whose `code` nobody declared. What one node has read
+    /// counts for all: it is the same everywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]
+    pub contents: Vec<NodeContents>,
 }
 
 /// The driver of a node.
@@ -197,6 +204,17 @@ pub enum EnvironmentPhase {
     Incompatible,
     /// Something else went wrong; `reason` says what.
     Failed,
+}
+
+/// The GPU code that was found in the closure of a store path.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeContents {
+    /// The root of the closure.
+    #[schemars(length(max = 512))]
+    pub store_path: String,
+    /// What its files carry together; two empty lists where they carry none.
+    pub code: CodeSpec,
 }
 
 /// Which variant of a package was selected.

@@ -140,7 +140,7 @@ mod tests {
                 reason: Reason::DriverTooOld,
                 detail: "differs between nodes".into(),
             }],
-            alternatives: Vec::new(),
+            ..Selection::default()
         };
         let text = cudaenv_json(Facts {
             environment: &environment,

@@ -2,6 +2,7 @@
 //! Never keeps a failure: the next one who asks tries again, but not faster than a cache that is down can bear.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -10,7 +11,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crds::{catalogue::Granted, selection::Selection};
+use crds::{
+    catalogue::Granted,
+    domain::{code::GpuCode, store_path::StorePath},
+    selection::Selection,
+};
 use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
@@ -33,6 +38,8 @@ use crate::{
 const AT_ONCE: usize = 8;
 /// Provisionings under way, waiting ones included. More are refused, to be asked for again.
 const MOST_TASKS: usize = 256;
+/// Store paths of which it is remembered what was found in them; a status tells of 256.
+const MOST_READ: usize = 1024;
 /// Between two looks at the figures of a fetch.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -85,6 +92,7 @@ struct Shared {
     tasks: Mutex<Vec<Task>>,
     patience: Mutex<Patience<Order>>,
     warm: Mutex<Warm<Order>>,
+    read: Mutex<BTreeMap<StorePath, GpuCode>>,
     downloaded: AtomicU64,
 }
 
@@ -145,6 +153,7 @@ impl Provision {
                 tasks: Mutex::default(),
                 patience: Mutex::default(),
                 warm: Mutex::default(),
+                read: Mutex::default(),
                 downloaded: AtomicU64::new(0),
             }),
         }
@@ -198,6 +207,11 @@ impl Provision {
     /// Compressed bytes that came over the network for orders that were completed.
     pub fn downloaded(&self) -> u64 {
         self.shared.downloaded.load(Ordering::Relaxed)
+    }
+
+    /// The code that was found in variants of which nobody declared it, as far as this process remembers.
+    pub fn read(&self) -> BTreeMap<StorePath, GpuCode> {
+        locked(&self.shared.read).clone()
     }
 
     /// Orders that were made and are there still, as far as this process remembers: what was selected for each.
@@ -293,6 +307,21 @@ impl Shared {
     }
 
     fn remember(&self, order: &Order, outcome: &Outcome) {
+        let selection = match outcome.as_ref().map_err(|error| &**error) {
+            Ok(provisioned) => Some(&*provisioned.selection),
+            Err(ProvisionError::Rejected { selection }) => Some(&**selection),
+            Err(_) => None,
+        };
+        if let Some(found) = selection
+            .map(|selection| &selection.read)
+            .filter(|found| !found.is_empty())
+        {
+            let mut read = locked(&self.read);
+            if read.len() >= MOST_READ {
+                read.clear();
+            }
+            read.extend(found.clone());
+        }
         match outcome {
             Ok(provisioned) => {
                 locked(&self.patience).forget(order);

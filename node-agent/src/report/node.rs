@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use crds::{
     domain::node::{DriverState, Gpu},
-    v1alpha1::{CUDANodeStatus, EnvironmentPhase, NodeDriver, NodeEnvironment, NodeGpu, NodeStore, SelectedPackage},
+    v1alpha1::{
+        CUDANodeStatus, EnvironmentPhase, NodeContents, NodeDriver, NodeEnvironment, NodeGpu, NodeStore,
+        SelectedPackage,
+    },
 };
 use indicatif::HumanBytes;
 use k8s_openapi::jiff::Timestamp;
@@ -16,6 +19,9 @@ mod conditions;
 
 /// Environments that a status can hold.
 const ENVIRONMENTS: usize = 256;
+/// Store paths with what was read of them that a status can hold, and entries of code in each list of theirs.
+const CONTENTS: usize = 256;
+const CODE: usize = 64;
 /// GPU kinds that a status can hold.
 const GPUS: usize = 64;
 /// Progress is told in so many steps: each costs a write.
@@ -43,7 +49,19 @@ pub fn status(report: &NodeReport, before: Before<'_>, now: Timestamp) -> CUDANo
         class: Some(report.facts.class()),
         store: report.store.as_ref().ok().map(store),
         environments: environments(&report.environments, &before.status.environments, now),
+        contents: contents(report, before.status),
     }
+}
+
+/// What an agent read before it was started again is as true now: files of a store path never change.
+fn contents(report: &NodeReport, before: &CUDANodeStatus) -> Vec<NodeContents> {
+    let mut read = before.contents();
+    read.extend(report.contents.clone());
+    let wanted = read.iter().filter(|(path, _)| report.undeclared.contains(*path));
+    let told = wanted.filter(|(_, code)| code.sass.len().max(code.ptx.len()) <= CODE);
+    told.take(CONTENTS)
+        .map(|(path, code)| NodeContents::of(path, code))
+        .collect()
 }
 
 fn driver(report: &NodeReport) -> Option<NodeDriver> {

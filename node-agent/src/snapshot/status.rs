@@ -1,10 +1,17 @@
 //! What the agent knows of its node and of what it does there, at one moment: what a status tells.
 //! Never a time: when something changed is found by comparing with what was told before.
 
-use std::path::PathBuf;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use super::{happening::Pod, view::BridgeId};
-use crds::{catalogue::EnvironmentKey, domain::node::NodeFacts, failure::Reason};
+use crds::{
+    catalogue::EnvironmentKey,
+    domain::{code::GpuCode, node::NodeFacts, store_path::StorePath},
+    failure::Reason,
+};
 
 /// Everything that a node's status tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +28,10 @@ pub struct NodeReport {
     pub registered: Option<bool>,
     /// What is on the node or on its way to it.
     pub environments: Vec<EnvironmentReport>,
+    /// Store paths of variants, for the node's system, of which nobody declared the code.
+    pub undeclared: BTreeSet<StorePath>,
+    /// What was found in some of them.
+    pub contents: BTreeMap<StorePath, GpuCode>,
     /// Pods, as `namespace/name`, whose volume shows the files of another driver than the node has now.
     pub outdated_pods: Vec<String>,
     /// Whether the node takes no new volumes.

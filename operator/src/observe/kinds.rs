@@ -232,7 +232,12 @@ impl Kept for CUDANode {
             .as_ref()
             .and_then(|facts| facts.as_ref().ok())
             .map(|facts| facts.class());
-        let machine = Machine { facts, class, status };
+        let machine = Machine {
+            facts,
+            class,
+            contents: status.contents(),
+            status,
+        };
         put(&mut world.machines, key, machine)
     }
 

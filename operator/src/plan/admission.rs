@@ -12,7 +12,7 @@ pub mod volumes;
 
 use std::collections::BTreeMap;
 
-use crds::{catalogue::Catalogue, domain::node::NodeFacts};
+use crds::{catalogue::Catalogue, domain::node::NodeFacts, selection::KnownContents};
 
 use crate::snapshot::world::World;
 
@@ -51,6 +51,8 @@ pub struct Surroundings<'a> {
     pub catalogue: &'a Catalogue,
     /// The classes of the nodes that have reported, each once.
     pub classes: &'a [NodeClass],
+    /// What agents have read of store paths.
+    pub contents: &'a KnownContents,
     /// Where agents run.
     pub agents: &'a affinity::AgentNodes,
 }

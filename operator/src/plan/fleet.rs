@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crds::{
     catalogue::{EnvironmentEntry, EnvironmentKey, Labels, selector},
     domain::node::{DriverState, NodeFacts},
+    selection::KnownContents,
     v1alpha1::NodeEnvironment,
 };
 
@@ -18,6 +19,8 @@ pub struct Fleet<'a> {
     pub members: Vec<Member<'a>>,
     /// One set of facts for each class; members name it by its index.
     pub classes: Vec<Class<'a>>,
+    /// What agents have read of store paths.
+    pub contents: KnownContents,
     /// What agents say about an environment: the member's index, and its words.
     reports: BTreeMap<EnvironmentKey, Vec<(usize, &'a NodeEnvironment)>>,
     /// The members that each node selector of an environment matches, by class.
@@ -55,6 +58,7 @@ impl<'a> Fleet<'a> {
         let mut fleet = Self {
             members: Vec::with_capacity(world.machines.len()),
             classes: Vec::new(),
+            contents: world.contents(),
             reports: BTreeMap::new(),
             matched: BTreeMap::new(),
         };

@@ -11,7 +11,7 @@ use crds::{
         environment::Environment,
         node::{DriverState, NodeFacts},
     },
-    selection::{KnownContents, Reason, Selection, cuda_of_branch, select},
+    selection::{Reason, Selection, cuda_of_branch, select},
     v1alpha1::{
         CUDADriverPreflightStatus, EnvironmentPhase, NodeEnvironment, PreflightChange, PreflightOutcome as Outcome,
     },
@@ -168,7 +168,7 @@ impl<'a> Trial<'a> {
                     driver: driver.clone(),
                     ..facts.clone()
                 };
-                let choice = |facts| select(environment, facts, &KnownContents::default());
+                let choice = |facts| select(environment, facts, &fleet.contents);
                 let (before, after) = (choice(facts), choice(&renewed));
                 (*class, Choice { before, after })
             });

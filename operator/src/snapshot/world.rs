@@ -9,7 +9,8 @@ use std::{
 use crds::{
     catalogue::{Catalogue, EnvironmentKey, Labels},
     convert::InvalidField,
-    domain::node::NodeFacts,
+    domain::{code::GpuCode, node::NodeFacts, store_path::StorePath},
+    selection::{Contents, KnownContents},
     v1alpha1::{
         CUDABinaryCacheStatus, CUDADriverPreflightSpec, CUDADriverPreflightStatus, CUDAEnvironmentStatus,
         CUDANodeStatus,
@@ -73,6 +74,27 @@ pub struct AgentPod {
     pub ready: bool,
 }
 
+impl World {
+    /// What agents have read of store paths. A store path has the same files everywhere: one of which two agents say
+    /// different things counts as unread, as one of them is wrong.
+    pub fn contents(&self) -> KnownContents {
+        let mut found: BTreeMap<&StorePath, Option<&GpuCode>> = BTreeMap::new();
+        for (path, code) in self.machines.values().flat_map(|machine| &machine.contents) {
+            let agreed = found.entry(path).or_insert(Some(code));
+            *agreed = agreed.filter(|other| *other == code);
+        }
+        let known = found.into_iter().filter_map(|(path, code)| {
+            let code = code?.clone();
+            let contents = Contents {
+                code,
+                ..Contents::default()
+            };
+            Some((path.clone(), contents))
+        });
+        known.collect()
+    }
+}
+
 /// What a node's agent reported in its `CUDANode`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Machine {
@@ -80,6 +102,8 @@ pub struct Machine {
     pub facts: Option<Result<Arc<NodeFacts>, InvalidField>>,
     /// The class of those facts.
     pub class: Option<String>,
+    /// What its agent has read of store paths.
+    pub contents: BTreeMap<StorePath, GpuCode>,
     /// All that was reported.
     pub status: CUDANodeStatus,
 }

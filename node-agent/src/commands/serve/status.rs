@@ -67,6 +67,8 @@ impl Sources {
             self_test: self.self_test.borrow().clone(),
             registered,
             environments: self.standings.borrow().reports(&catalogue, &self.at_work(&node)),
+            undeclared: catalogue.undeclared(node.facts.system),
+            contents: self.provision.read(),
             outdated_pods: self.outdated_pods.borrow().clone(),
             drain: object.is_some_and(|object| object.spec.drain),
         }

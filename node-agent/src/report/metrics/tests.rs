@@ -51,6 +51,8 @@ fn report(names: &[&str]) -> NodeReport {
         self_test: SelfTest::Passed,
         registered: Some(true),
         environments: environments.collect(),
+        undeclared: std::collections::BTreeSet::new(),
+        contents: std::collections::BTreeMap::new(),
         outdated_pods: Vec::new(),
         drain: false,
     }

@@ -1,9 +1,15 @@
 //! What is told of a node in each of its states, that it can be read back, and that silence is kept.
 //! Never needs a cluster.
 
+use std::collections::BTreeSet;
+
 use crds::{
     catalogue::EnvironmentKey,
-    domain::{node::NodeFacts, store_path::System},
+    domain::{
+        code::GpuCode,
+        node::NodeFacts,
+        store_path::{StorePath, System},
+    },
     failure::Reason,
 };
 
@@ -44,6 +50,8 @@ fn report() -> NodeReport {
         self_test: SelfTest::Passed,
         registered: Some(true),
         environments: Vec::new(),
+        undeclared: BTreeSet::new(),
+        contents: BTreeMap::new(),
         outdated_pods: Vec::new(),
         drain: false,
     }
@@ -259,4 +267,31 @@ fn a_status_stays_within_its_schema_and_keeps_what_pods_use() {
     let failed = &status.environments[254];
     assert_eq!(failed.reason.as_deref(), Some("CacheUnreachable"));
     assert_eq!(failed.message.as_ref().unwrap().chars().count(), 1024);
+}
+
+#[test]
+fn what_was_read_is_told_for_as_long_as_somebody_wants_it() {
+    let path = |name: &str| StorePath::from_base_name(&format!("{}-{name}", "a".repeat(32))).unwrap();
+    let mut report = report();
+    report.undeclared = [path("torch"), path("unread")].into();
+    report.contents = BTreeMap::from([
+        (path("torch"), GpuCode::default()),
+        (path("declared-since"), GpuCode::default()),
+    ]);
+    let before = first(&report);
+    assert_eq!(before.contents().into_keys().collect::<Vec<_>>(), [path("torch")]);
+    // An agent that was started again has read nothing yet, and tells it all the same.
+    report.contents.clear();
+    assert_eq!(told(&report, &before, 60).contents, before.contents);
+    report.undeclared.clear();
+    assert_eq!(told(&report, &before, 60).contents, []);
+    // What the schema has no room for is left out.
+    let number = |number: u32| format!("{}.{}", 9 + number / 10, number % 10).parse().unwrap();
+    let code = GpuCode {
+        sass: (0..65).map(number).collect(),
+        ..GpuCode::default()
+    };
+    report.undeclared = [path("torch")].into();
+    report.contents = [(path("torch"), code)].into();
+    assert_eq!(first(&report).contents, []);
 }

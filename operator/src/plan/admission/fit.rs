@@ -22,10 +22,14 @@ pub const MOST_CLASSES: usize = 100;
 ///
 /// Nodes without driver and GPU are always among them, of either system, so that a pod does not land on the first such node
 /// of a cluster before its agent has reported.
-pub fn unfit(environments: &[Granted], classes: &[NodeClass]) -> BTreeSet<String> {
+pub fn unfit(environments: &[Granted], classes: &[NodeClass], known: &KnownContents) -> BTreeSet<String> {
     let mut reported: Vec<_> = classes
         .iter()
-        .filter(|class| !environments.iter().all(|environment| fits(environment, &class.facts)))
+        .filter(|class| {
+            !environments
+                .iter()
+                .all(|environment| fits(environment, &class.facts, known))
+        })
         .collect();
     reported.sort_by_key(|class| (Reverse(class.nodes), class.name.as_str()));
     let reported = reported.into_iter().map(|class| class.name.clone());
@@ -49,21 +53,21 @@ fn driverless() -> impl Iterator<Item = String> {
     })
 }
 
-fn fits(environment: &Granted, facts: &NodeFacts) -> bool {
+fn fits(environment: &Granted, facts: &NodeFacts, known: &KnownContents) -> bool {
     let environment = &environment.environment;
-    select(environment, facts, &KnownContents::new()).covers(environment)
+    select(environment, facts, known).covers(environment)
 }
 
 /// What a person should know where an environment fits no node that has reported; nothing where it does, or none has.
-pub fn nowhere(environment: &Granted, classes: &[NodeClass]) -> Option<String> {
-    if classes.is_empty() || classes.iter().any(|class| fits(environment, &class.facts)) {
+pub fn nowhere(environment: &Granted, classes: &[NodeClass], known: &KnownContents) -> Option<String> {
+    if classes.is_empty() || classes.iter().any(|class| fits(environment, &class.facts, known)) {
         return None;
     }
     // What a node with a driver says is of more use than that others have none.
     let told = classes
         .iter()
         .max_by_key(|class| (matches!(class.facts.driver, DriverState::Ready { .. }), class.nodes))?;
-    let selection = select(&environment.environment, &told.facts, &KnownContents::new());
+    let selection = select(&environment.environment, &told.facts, known);
     let why = selection.rejected.first()?;
     let nodes: usize = classes.iter().map(|class| class.nodes).sum();
     let text = format!(

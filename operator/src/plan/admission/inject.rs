@@ -76,12 +76,14 @@ pub fn inject(pod: &Pod, namespace: &str, around: Surroundings<'_>) -> Result<Ad
         .map(|key| around.catalogue.grant(namespace, key).map_err(Refusal::Denied))
         .collect();
     let environments: Vec<Granted> = environments?;
-    let nowhere = environments.iter().filter_map(|one| fit::nowhere(one, around.classes));
+    let nowhere = environments
+        .iter()
+        .filter_map(|one| fit::nowhere(one, around.classes, around.contents));
     admitted.warnings.extend(nowhere);
     // A pod that was placed by hand is not moved by an affinity: kubelet would fail it, without a word of ours.
     if spec.node_name.as_ref().is_none_or(String::is_empty) {
         affinity::follow(spec, around.agents);
-        affinity::avoid(spec, &fit::unfit(&environments, around.classes));
+        affinity::avoid(spec, &fit::unfit(&environments, around.classes, around.contents));
     }
     Ok(admitted)
 }

@@ -1,7 +1,12 @@
 //! Preflights on small worlds: what breaks, switches, heals, and what it costs.
 //! Never a driver that the tables do not know, except where that is the question.
 
-use crds::v1alpha1::CUDADriverPreflightSpec;
+use std::sync::Arc;
+
+use crds::{
+    domain::{code::GpuCode, store_path::StorePath},
+    v1alpha1::CUDADriverPreflightSpec,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -193,4 +198,34 @@ fn variants_that_count_as_fitting_unread_are_named_and_declared_ones_are_not() {
     assert!(message.ends_with("; 1 of the variants count as fitting unread: see status.warnings"));
     // Where the driver rules the variant out, its code is not asked for.
     assert_eq!(asked(&world, &all, "470.256.02", Some("old")).warnings, [""; 0]);
+}
+
+#[test]
+fn what_an_agent_has_read_is_known_of_all_nodes_unless_another_says_otherwise() {
+    let mut world = small();
+    let undeclared = json!({"packages": [{"name": "torch", "variants": [
+        {"name": "cu12", "cuda": "12.8", "storePaths": {"x86_64-linux": crate::plan::made_up::path("unread")}},
+        {"name": "cu11", "cuda": "11.8", "code": {"sass": ["8.0"]},
+         "storePaths": {"x86_64-linux": crate::plan::made_up::path("cu11")}}]}]});
+    environment(&mut world, "torch", &[], &undeclared);
+    let asked = |world: &World| asked(world, &Answers::new(), "580.95.05", Some("old"));
+    assert_eq!(changes(&asked(&world)), ["Switches cu11 cu12 1/0/0"]);
+    assert_eq!(asked(&world).warnings.len(), 1);
+    let read = |world: &mut World, node: &str, sass: &str| {
+        let machine = Arc::make_mut(world.machines.get_mut(node).unwrap());
+        let mut code = GpuCode::default();
+        code.sass.insert(sass.parse().unwrap());
+        let path = StorePath::parse(&crate::plan::made_up::path("unread")).unwrap();
+        machine.contents.insert(path, code);
+    };
+    // Another node's agent found code for newer GPUs only: what would be selected stays what it is.
+    read(&mut world, "new-1", "9.0");
+    assert_eq!(changes(&asked(&world)), [""; 0]);
+    assert_eq!(asked(&world).warnings, [""; 0]);
+    read(&mut world, "new-2", "9.0");
+    assert_eq!(changes(&asked(&world)), [""; 0]);
+    // One of the two is wrong, and nobody knows which.
+    read(&mut world, "new-2", "8.0");
+    assert_eq!(changes(&asked(&world)), ["Switches cu11 cu12 1/0/0"]);
+    assert_eq!(asked(&world).warnings.len(), 1);
 }

@@ -61,7 +61,7 @@ pub(super) fn tally(
         tally.selected += members.len();
         silent.insert(*class, members.len());
         let Some(class) = class else { continue };
-        let choice = choose(environment, fleet.classes[*class].facts);
+        let choice = choose(environment, fleet.classes[*class].facts, &fleet.contents);
         tally.fits |= choice.covers;
         if !choice.covers {
             let node = members.first().map_or("", |member| fleet.members[*member].name);
@@ -95,8 +95,8 @@ pub(super) fn tally(
     tally
 }
 
-fn choose(environment: &Environment, facts: &NodeFacts) -> Choice {
-    let selection = select(environment, facts, &KnownContents::default());
+fn choose(environment: &Environment, facts: &NodeFacts, known: &KnownContents) -> Choice {
+    let selection = select(environment, facts, known);
     Choice {
         covers: selection.covers(environment),
         selection,

@@ -87,14 +87,14 @@ impl Blocks {
     }
 
     /// The current block to be filled; a copy of it where it is not free.
-    pub(super) fn to_fill(&mut self) -> &mut Pages {
+    pub(super) fn fillable(&mut self) -> &mut Pages {
         Arc::make_mut(&mut self.current)
     }
 
     /// Moves `kept` to the beginning, of another block where the current one is not free.
     pub(super) fn begin_with(&mut self, kept: Range<usize>) {
         if self.is_free() {
-            self.to_fill().copy_within(kept, 0);
+            self.fillable().copy_within(kept, 0);
         } else {
             let mut next = self.unused();
             Arc::make_mut(&mut next)[..kept.len()].copy_from_slice(&self.current[kept]);
@@ -125,11 +125,11 @@ mod tests {
     #[test]
     fn a_piece_stays_what_it_is_while_the_next_block_is_filled() {
         let mut blocks = Blocks::new(0);
-        blocks.to_fill()[..4].copy_from_slice(b"kept");
+        blocks.fillable()[..4].copy_from_slice(b"kept");
         let piece = blocks.piece(0..3);
         assert!(!blocks.is_free());
         blocks.begin_with(1..4);
-        blocks.to_fill()[3] = b'!';
+        blocks.fillable()[3] = b'!';
         assert_eq!((&blocks[..4], &*piece), (&b"ept!"[..], &b"kep"[..]));
         // Nobody works on it any more: it is the next but one.
         let first = piece.as_ptr();
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn a_block_that_nobody_works_on_is_used_on() {
         let mut blocks = Blocks::new(0);
-        blocks.to_fill()[..4].copy_from_slice(b"kept");
+        blocks.fillable()[..4].copy_from_slice(b"kept");
         let place = blocks.as_ptr();
         blocks.begin_with(1..4);
         assert_eq!((blocks.as_ptr(), &blocks[..3]), (place, &b"ept"[..]));

@@ -254,7 +254,7 @@ impl<R: Read> Tokens<R> {
         if room == 0 {
             return Ok(0);
         }
-        let space = &mut self.buffer.to_fill()[self.end..self.end + room];
+        let space = &mut self.buffer.fillable()[self.end..self.end + room];
         let read = loop {
             match self.source.read(space) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -2,6 +2,7 @@
 //! It must never report a time without what it is compared with, and never assert one.
 
 mod cold;
+mod first;
 mod fleet;
 mod measure;
 mod nginx;
@@ -25,7 +26,7 @@ struct Benchmark {
     run: fn(&RealNix) -> Result<()>,
 }
 
-const ALL: [Benchmark; 8] = [
+const ALL: [Benchmark; 9] = [
     Benchmark {
         name: "smoke",
         is_small: true,
@@ -55,6 +56,11 @@ const ALL: [Benchmark; 8] = [
         name: "publish",
         is_small: true,
         run: |_| publish::run(),
+    },
+    Benchmark {
+        name: "first",
+        is_small: false,
+        run: |_| first::run(),
     },
     Benchmark {
         name: "read",

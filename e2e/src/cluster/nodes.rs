@@ -240,7 +240,7 @@ impl Cluster {
     pub fn serve_at_rate(&self, folder: &Path, bytes_per_second: u64) -> Result<Server> {
         let terms = Terms {
             bytes_per_second: Some(bytes_per_second),
-            authorization: None,
+            ..Terms::default()
         };
         self.serve_on(folder, terms)
     }

@@ -4,6 +4,7 @@
 mod cold;
 mod first;
 mod fleet;
+mod https;
 mod measure;
 mod nginx;
 mod publish;

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Makes the images of our programs as OCI archives, without a registry, a daemon or a builder:
-#   build.sh [--debug] [--prefix REGISTRY/PATH] [--to FOLDER]    into target/images/{node-agent,operator}.tar
-# --debug takes target/debug as it is, for tests; else the programs are built for release. The same programs and the same
+#   build.sh [--debug|--built] [--prefix REGISTRY/PATH] [--to FOLDER]    into target/images/{node-agent,operator}.tar
+# --debug takes target/debug as it is, for tests, --built target/release, for benchmarks; else the programs are built for release. The same programs and the same
 # machine's libraries give the same bytes.
 set -euo pipefail
 export LC_ALL=C
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=${here%/*}
-profile=release prefix=ghcr.io/cudaenv to=$top/target/images
+profile=release built= prefix=ghcr.io/cudaenv to=$top/target/images
 while [ $# -gt 0 ]; do
   case $1 in
-    --debug) profile=debug ;;
+    --debug) profile=debug built=yes ;;
+    --built) built=yes ;;
     --prefix) prefix=$2; shift ;;
     --to) to=$2; shift ;;
     *) echo "build.sh: no such option: $1" >&2; exit 2 ;;
@@ -20,7 +21,7 @@ done
 target=${CARGO_TARGET_DIR:-$top/target}
 version=$(sed -nE 's/^version = "(.*)"/\1/p' "$top/Cargo.toml" | head -n 1)
 case $(uname -m) in x86_64) architecture=amd64 ;; aarch64) architecture=arm64 ;; *) architecture=$(uname -m) ;; esac
-[ $profile = debug ] || (cd "$top" && cargo build --release -p node-agent -p operator)
+[ -n "$built" ] || (cd "$top" && cargo build --release -p node-agent -p operator)
 mkdir -p "$to"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

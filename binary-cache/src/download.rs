@@ -2,6 +2,7 @@
 //! Never hands out a byte twice or out of order; never holds more of what is ahead than all downloads may together.
 
 mod lane;
+mod share;
 mod stretch;
 mod width;
 
@@ -9,9 +10,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 pub(crate) use self::stretch::Wanted;
@@ -43,6 +44,18 @@ impl Ahead {
             memory: permits(options.read_ahead),
         }
     }
+
+    /// A connection, and memory for so many bytes; nothing where either is used up.
+    fn take(&self, bytes: u64) -> Option<lane::Ahead> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let memory = self.memory.clone().try_acquire_many_owned(bytes).ok()?;
+        self.connection(memory)
+    }
+
+    fn connection(&self, memory: OwnedSemaphorePermit) -> Option<lane::Ahead> {
+        let connection = self.connections.clone().try_acquire_owned().ok()?;
+        Some(lane::Ahead { memory, connection })
+    }
 }
 
 /// A file that is being read. Drop it to stop.
@@ -62,8 +75,8 @@ pub(crate) struct Download<'a> {
     in_parts: bool,
     version: Option<(usize, Validator)>,
     width: Width,
-    /// How long a stretch took, of late.
-    typical: Option<Duration>,
+    /// Bytes a second that a connection brought, of late.
+    usual: Option<f64>,
     handed_out: Instant,
 }
 
@@ -93,7 +106,7 @@ impl<'a> Download<'a> {
             in_parts: false,
             version: None,
             width: Width::new(),
-            typical: None,
+            usual: None,
             handed_out: Instant::now(),
         }
     }
@@ -114,7 +127,7 @@ impl<'a> Download<'a> {
 
     /// The next bytes; `None` at the end of the file.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
-        let asked = Instant::now();
+        let mut asked = Instant::now();
         loop {
             if self.lanes.is_empty() {
                 if self.received > 0 && self.size.is_some_and(|size| self.received >= size) {
@@ -124,7 +137,14 @@ impl<'a> Download<'a> {
             }
             self.widen();
             match self.piece().await {
-                Some(Ok(Item::Began(began))) => self.learn(began),
+                Some(Ok(Item::Began(began))) => {
+                    self.learn(began);
+                    // How long the answer took says nothing of how fast it comes.
+                    if self.received == 0 {
+                        asked = Instant::now();
+                        self.handed_out = asked;
+                    }
+                }
                 Some(Ok(Item::Bytes(bytes))) => {
                     let now = Instant::now();
                     self.width.account(now - asked, now - self.handed_out);
@@ -140,18 +160,17 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// The next piece of the first lane, or of its rescuer where that is sooner: then it is the first.
+    /// The next piece of the first lane, or of its rescuer where that is sooner: then it is the first. Meanwhile no connection
+    /// is left with nothing to do.
     async fn piece(&mut self) -> Option<Result<Item, Fault>> {
-        let patience = self.means.options.patience;
+        let silent = Instant::now();
         loop {
             let first = self.lanes.front_mut()?;
             let Some(rescue) = &mut self.rescue else {
-                match timeout(patience, first.next()).await {
+                match timeout(width::PERIOD, first.next()).await {
                     Ok(piece) => return piece,
-                    Err(_elapsed) => self.send_rescue(),
-                }
-                if self.rescue.is_none() {
-                    return self.lanes.front_mut()?.next().await;
+                    Err(_elapsed) if silent.elapsed() >= self.means.options.patience => self.send_rescue(),
+                    Err(_elapsed) => self.widen(),
                 }
                 continue;
             };
@@ -159,6 +178,10 @@ impl<'a> Download<'a> {
                 biased;
                 piece = first.next() => (piece, false),
                 piece = rescue.next() => (piece, true),
+                () = sleep(width::PERIOD) => {
+                    self.widen();
+                    continue;
+                }
             };
             match (piece, by_rescue) {
                 (Some(Ok(Item::Began(began))), _) => return Some(Ok(Item::Began(began))),
@@ -197,7 +220,7 @@ impl<'a> Download<'a> {
             source.slow(&self.means.options);
         }
         let stretch = self.stretch(self.received, to, 1);
-        self.rescue = Some(Lane::begin(&mut self.tasks, stretch, to, None));
+        self.rescue = Some(Lane::begin(&mut self.tasks, stretch, (self.received, to), None));
     }
 
     fn stretch(&self, from: u64, to: Option<u64>, rotation: usize) -> Stretch {
@@ -211,7 +234,7 @@ impl<'a> Download<'a> {
     /// Begins the first lane, at what is to be handed out next.
     fn begin(&mut self, rotation: usize, to: Option<u64>) {
         let stretch = self.stretch(self.received, to, rotation);
-        let lane = Lane::begin(&mut self.tasks, stretch, to, None);
+        let lane = Lane::begin(&mut self.tasks, stretch, (self.received, to), None);
         self.lanes.push_front(lane);
     }
 
@@ -237,9 +260,8 @@ impl<'a> Download<'a> {
     fn next_lane(&mut self) {
         self.rescue = None;
         let Some(done) = self.lanes.pop_front() else { return };
-        if done.is_finished() {
-            let age = done.age();
-            self.typical = Some(self.typical.map_or(age, |typical| (typical * 3 + age) / 4));
+        if let Some(rate) = done.rate().filter(|_| done.is_finished()) {
+            self.usual = Some(self.usual.map_or(rate, |usual| (usual * 3.0 + rate) / 4.0));
         }
     }
 
@@ -272,14 +294,15 @@ impl<'a> Download<'a> {
             return;
         };
         self.leave_straggler();
-        let rate = self.lanes.iter().map(Lane::rate).fold(0.0, f64::max);
+        let rate = self.lanes.iter().filter_map(Lane::rate).fold(0.0, f64::max);
         let length = width::stretch(rate);
         if let Some(lane) = self.lanes.back_mut().filter(|lane| lane.to.is_none()) {
-            let to = self.received.saturating_add(length);
-            if size.saturating_sub(to) < length {
+            let left = size.saturating_sub(self.received);
+            let length = width::first_stretch(length, left, self.width.connections());
+            if left < 2 * length {
                 return;
             }
-            lane.to = Some(to);
+            lane.to = Some(self.received.saturating_add(length));
         }
         self.fill(size, length);
         // Where nothing may be read ahead, the one lane goes on as before.
@@ -288,38 +311,92 @@ impl<'a> Download<'a> {
         }
     }
 
+    /// Gives every connection that has nothing to do a stretch, or a part of another's.
     fn fill(&mut self, size: u64, length: u64) {
-        while self.lanes.len() < 2 * self.width.connections()
-            && self.lanes.iter().filter(|lane| !lane.is_finished()).count() < self.width.connections()
-            && let Some(from) = self.lanes.back().and_then(|lane| lane.to).filter(|from| *from < size)
-        {
-            let to = size.min(from.saturating_add(length));
-            if !self.read_ahead(from, to) {
+        while self.lanes.iter().filter(|lane| !lane.is_finished()).count() < self.width.connections() {
+            if !(self.share_first() || self.begin_next(size, length) || self.share_slowest()) {
                 return;
             }
         }
     }
 
-    /// Begins a lane for a stretch whose turn is later; false where no more may be read ahead now.
-    fn read_ahead(&mut self, from: u64, to: u64) -> bool {
-        let bytes = u32::try_from(to - from).unwrap_or(u32::MAX);
-        let Ok(memory) = self.ahead.memory.clone().try_acquire_many_owned(bytes) else {
+    /// Begins the next stretch that nobody reads; false where there is none, or no more may be read ahead now.
+    fn begin_next(&mut self, size: u64, length: u64) -> bool {
+        let behind = self.lanes.back().and_then(|lane| lane.to);
+        let Some(from) = behind.filter(|from| *from < size && self.lanes.len() < 2 * self.width.connections()) else {
             return false;
         };
-        let Ok(connection) = self.ahead.connections.clone().try_acquire_owned() else {
+        let to = size.min(from.saturating_add(length));
+        let Some(ahead) = self.ahead.take(to - from) else {
             return false;
         };
-        let stretch = self.stretch(from, Some(to), 0);
-        let lane = Lane::begin(&mut self.tasks, stretch, Some(to), Some((memory, connection)));
-        self.lanes.push_back(lane);
+        self.read_ahead(self.lanes.len(), (from, to), ahead);
         true
     }
 
-    /// Gives up a connection that takes much longer for its stretch than others took for theirs.
+    /// Shares the stretch whose turn it is where it comes so slowly that everything else would wait for it.
+    fn share_first(&mut self) -> bool {
+        let (Some(first), Some(usual)) = (self.lanes.front().and_then(Lane::left), self.usual()) else {
+            return false;
+        };
+        first.straggler(usual).is_some_and(|part| self.share(0, part))
+    }
+
+    /// Shares the stretch that would be there last.
+    fn share_slowest(&mut self) -> bool {
+        let left: Option<Vec<_>> = self.lanes.iter().map(Lane::left).collect();
+        let (Some(left), Some(usual)) = (left, self.usual()) else {
+            return false;
+        };
+        share::slowest(left.into_iter(), usual).is_some_and(|(index, part)| self.share(index, part))
+    }
+
+    /// Lets another connection read so many bytes at the end of a lane; false where there may be no other now.
+    fn share(&mut self, index: usize, bytes: u64) -> bool {
+        // Whoever rescues the first lane reads all of it.
+        if index == 0 && self.rescue.is_some() {
+            return false;
+        }
+        let Some(lane) = self.lanes.get_mut(index) else {
+            return false;
+        };
+        let ahead = match lane.memory_of(bytes) {
+            Some(memory) => self.ahead.connection(memory),
+            None => self.ahead.take(bytes),
+        };
+        let (Some(ahead), Some(to)) = (ahead, lane.to) else {
+            return false;
+        };
+        let from = to.saturating_sub(bytes);
+        lane.end_at(from);
+        self.read_ahead(index + 1, (from, to), ahead);
+        true
+    }
+
+    /// What a connection brings in a second.
+    fn usual(&self) -> Option<f64> {
+        self.usual
+            .or_else(|| share::median(self.lanes.iter().filter_map(Lane::rate)))
+    }
+
+    /// Begins a lane, behind so many others, for a stretch whose turn is later.
+    fn read_ahead(&mut self, index: usize, (from, to): (u64, u64), ahead: lane::Ahead) {
+        let stretch = self.stretch(from, Some(to), 0);
+        let lane = Lane::begin(&mut self.tasks, stretch, (from, Some(to)), Some(ahead));
+        self.lanes.insert(index, lane);
+    }
+
+    /// Gives up a connection that takes much longer for its stretch than others would have.
     fn leave_straggler(&mut self) {
-        let Some(typical) = self.typical else { return };
-        let patience = typical * STRAGGLER + self.means.options.patience;
-        let late = |lane: &Lane| !lane.is_finished() && lane.age() > patience;
+        let Some(usual) = self.usual else { return };
+        let late = |lane: &Lane| {
+            let length = lane.length().unwrap_or(u64::MAX);
+            let typical = Duration::try_from_secs_f64(length as f64 / usual).unwrap_or(Duration::MAX);
+            let patience = typical
+                .saturating_mul(STRAGGLER)
+                .saturating_add(self.means.options.patience);
+            !lane.is_finished() && lane.age() > patience
+        };
         let Some(lane) = self.lanes.front().filter(|lane| late(lane)) else {
             return;
         };

@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -39,6 +39,8 @@ pub struct Terms {
     pub bytes_per_second: Option<u64>,
     /// Whoever does not send exactly this `Authorization` is answered 401.
     pub authorization: Option<String>,
+    /// Whether parts with an end are given out. Otherwise it gives out the rest of a file: what it logs is then what was needed.
+    pub in_parts: bool,
 }
 
 /// A running server; it stops when dropped.
@@ -70,7 +72,18 @@ impl Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
         let terms = Terms {
             bytes_per_second,
-            authorization: None,
+            ..Terms::default()
+        };
+        Self::serve(listener, folder, terms)
+    }
+
+    /// As `start_at_rate`, and it gives out parts.
+    pub fn start_in_parts(folder: &Path, bytes_per_second: u64) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
+        let terms = Terms {
+            bytes_per_second: Some(bytes_per_second),
+            in_parts: true,
+            ..Terms::default()
         };
         Self::serve(listener, folder, terms)
     }
@@ -203,7 +216,8 @@ fn converse(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
 struct Request {
     method: String,
     path: String,
-    from: Option<u64>,
+    /// First byte of the range, and the last where it names one.
+    range: Option<(u64, Option<u64>)>,
     authorization: Option<String>,
 }
 
@@ -217,7 +231,7 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Req
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
         return Err(std::io::Error::from(ErrorKind::InvalidData));
     };
-    let (mut from, mut authorization) = (None, None);
+    let (mut range, mut authorization) = (None, None);
     loop {
         let mut header = String::new();
         if head.read_line(&mut header)? == 0 {
@@ -228,21 +242,27 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Req
             return Ok(Some(Request {
                 method,
                 path,
-                from,
+                range,
                 authorization,
             }));
         }
         let (name, value) = header.split_once(": ").unwrap_or_default();
         match &*name.to_ascii_lowercase() {
-            "range" => {
-                from = value
-                    .strip_prefix("bytes=")
-                    .and_then(|range| range.strip_suffix('-')?.parse().ok())
-            }
+            "range" => range = value.strip_prefix("bytes=").and_then(parse_range),
             "authorization" => authorization = Some(value.to_owned()),
             _ => {}
         }
     }
+}
+
+/// `4-` and `4-7`.
+fn parse_range(range: &str) -> Option<(u64, Option<u64>)> {
+    let (from, last) = range.split_once('-')?;
+    let last = match last {
+        "" => None,
+        last => Some(last.parse().ok()?),
+    };
+    Some((from.parse().ok()?, last))
 }
 
 fn answer(mut stream: &TcpStream, shared: &Shared, request: &Request, access: &mut Access) -> std::io::Result<()> {
@@ -255,32 +275,34 @@ fn answer(mut stream: &TcpStream, shared: &Shared, request: &Request, access: &m
         access.status = 404;
         return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
     };
-    let start = request.from.filter(|&from| from < size);
-    let length = size - start.unwrap_or(0);
-    let head = match start {
-        Some(from) => format!(
-            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{size}\r\n",
-            size - 1
-        ),
-        None => "HTTP/1.1 200 OK\r\n".to_owned(),
+    let in_parts = shared.terms.in_parts;
+    let range = request
+        .range
+        .filter(|(from, last)| *from < size && (in_parts || last.is_none()));
+    let (start, last) = range.unwrap_or_default();
+    let last = last.unwrap_or(u64::MAX).min(size.saturating_sub(1)).max(start);
+    let length = if size == 0 { 0 } else { last - start + 1 };
+    access.status = if range.is_some() { 206 } else { 200 };
+    let status = match range {
+        Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {start}-{last}/{size}"),
+        None => "200 OK".to_owned(),
     };
-    access.status = if start.is_some() { 206 } else { 200 };
-    // It gives out the rest of a file, no parts with an end: what it logs is then what was needed.
-    write!(stream, "{head}Content-Length: {length}\r\n\r\n")?;
+    let parts = if in_parts { "Accept-Ranges: bytes\r\n" } else { "" };
+    write!(stream, "HTTP/1.1 {status}\r\n{parts}Content-Length: {length}\r\n\r\n")?;
     if request.method == "HEAD" {
         return Ok(());
     }
-    file.seek(SeekFrom::Start(start.unwrap_or(0)))?;
+    file.seek(SeekFrom::Start(start))?;
     send(stream, &mut file.take(length), shared, &mut access.bytes)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a rate is kept by the clock")]
 fn send(mut stream: &TcpStream, body: &mut impl Read, shared: &Shared, sent: &mut u64) -> std::io::Result<()> {
-    // At a rate: a twentieth of a second's bytes, then a pause of that long.
-    let step = shared
-        .terms
-        .bytes_per_second
-        .map_or(256 * 1024, |rate| (rate / 20).clamp(1, 256 * 1024));
+    // At a rate: a twentieth of a second's bytes, then a pause until that much time has passed.
+    let rate = shared.terms.bytes_per_second;
+    let step = rate.map_or(256 * 1024, |rate| (rate / 20).clamp(1, 256 * 1024));
     let mut buffer = vec![0; usize::try_from(step).unwrap_or(1)];
+    let begun = Instant::now();
     loop {
         let read = body.read(&mut buffer)?;
         if read == 0 || shared.stopping.load(Ordering::SeqCst) {
@@ -288,8 +310,9 @@ fn send(mut stream: &TcpStream, body: &mut impl Read, shared: &Shared, sent: &mu
         }
         stream.write_all(&buffer[..read])?;
         *sent += read as u64;
-        if shared.terms.bytes_per_second.is_some() {
-            std::thread::sleep(Duration::from_millis(50));
+        if let Some(rate) = rate {
+            let due = Duration::from_secs_f64(*sent as f64 / rate as f64);
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
         }
     }
 }
@@ -351,6 +374,19 @@ mod tests {
         }
         assert_eq!(server.log().len(), cases.len());
         assert_eq!(server.bytes_served(), 26);
+    }
+
+    #[test]
+    fn parts_with_an_end_are_given_out_where_that_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "0123456789").unwrap();
+        let part = "Range: bytes=4-6\r\n";
+        let whole = Server::start(folder.path()).unwrap();
+        assert_eq!(ask(&whole, "/file", part), ("200".to_owned(), b"0123456789".to_vec()));
+        let parts = Server::start_in_parts(folder.path(), 1 << 20).unwrap();
+        assert_eq!(ask(&parts, "/file", part), ("206".to_owned(), b"456".to_vec()));
+        let beyond = "Range: bytes=8-99\r\n";
+        assert_eq!(ask(&parts, "/file", beyond), ("206".to_owned(), b"89".to_vec()));
     }
 
     #[test]

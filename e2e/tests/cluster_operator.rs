@@ -574,6 +574,9 @@ fn an_idle_cluster_is_not_written_to(operator: &Operator<'_>) {
     std::thread::sleep(Duration::from_secs(35));
     assert_eq!(versions(operator.cluster), settled.0);
     assert_eq!(operator.writes(), settled.1);
+    let times = operator.metric("cudaenv_operator_write_duration_seconds_count");
+    assert_eq!(times, Some(settled.1), "each write's time counts");
+    assert!(operator.metric("cudaenv_operator_plan_duration_seconds_count") > Some(0.0));
     assert_eq!(operator.metric("cudaenv_operator_write_failures_total"), Some(0.0));
 }
 

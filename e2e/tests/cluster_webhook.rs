@@ -170,28 +170,12 @@ fn applied(cluster: &Cluster, object: &Value) {
 
 /// The configuration of the reference, with an address in the place of the service.
 fn configure(cluster: &Cluster, port: u16) {
-    let text = chart::written_configuration()
-        .unwrap()
-        .replace("RELEASE", NAMESPACE)
-        .replace("CONFIGURATION", CONFIGURATION)
-        .replace("SERVICE", "webhook");
-    let mut seen = 0;
-    for document in text.split("---\n") {
-        let mut object: Value = serde_saphyr::from_str(document).unwrap();
-        for webhook in object["webhooks"].as_array_mut().into_iter().flatten() {
-            let client = &mut webhook["clientConfig"];
-            let service = client["service"].take();
-            assert_eq!(
-                (&service["name"], &service["namespace"]),
-                (&json!("webhook"), &json!(NAMESPACE))
-            );
-            let path = service["path"].as_str().unwrap();
-            *client = json!({"url": format!("https://127.0.0.1:{port}{path}")});
-            seen += 1;
-        }
-        applied(cluster, &object);
+    let objects = chart::configuration_at(NAMESPACE, CONFIGURATION, port).unwrap();
+    let webhooks = objects.iter().filter_map(|object| object["webhooks"].as_array());
+    assert_eq!(webhooks.map(Vec::len).sum::<usize>(), 2, "webhooks in the reference");
+    for object in &objects {
+        applied(cluster, object);
     }
-    assert_eq!(seen, 2, "webhooks in the reference");
 }
 
 fn pod(name: &str, namespace: &str) -> Value {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tracing::{debug, info};
 
 use crate::{
@@ -88,7 +88,11 @@ impl Admission {
                 b"/mutate-pods and /validate-objects are served\n".to_vec(),
             );
         };
-        match self.reply(webhook, body).await {
+        let begun = Instant::now();
+        let replied = self.reply(webhook, body).await;
+        let seconds = self.metrics.admission_seconds.with_label_values(&[webhook.as_str()]);
+        seconds.observe(begun.elapsed().as_secs_f64());
+        match replied {
             Ok(reply) => {
                 self.count(webhook, reply.outcome().as_str());
                 (StatusCode::OK, reply.to_review().to_string().into_bytes())

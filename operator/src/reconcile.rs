@@ -30,12 +30,12 @@ use crate::{
 const GATHER: Duration = Duration::from_secs(1);
 /// Looks again at least this often, whatever happens.
 const IDLE: Duration = Duration::from_secs(60);
-/// Between the beginnings of two writes: fifty a second.
-const BETWEEN_WRITES: Duration = Duration::from_millis(20);
+/// Between the beginnings of two writes: two hundred a second.
+const BETWEEN_WRITES: Duration = Duration::from_millis(5);
 /// Writes under way at once.
-const WRITES_AT_ONCE: usize = 4;
-/// Steps of one pass; what is left is planned anew, from a newer world.
-const MOST_STEPS: usize = 200;
+const WRITES_AT_ONCE: usize = 8;
+/// Steps of one pass, about five seconds of them; what is left is planned anew, from a newer world.
+const MOST_STEPS: usize = 1000;
 /// Longest wait after writes failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -104,6 +104,7 @@ impl Reconciler {
         memory.seen.look(world, now);
         let answers = Arc::clone(&self.heard.answers.borrow_and_update());
         let probes = Arc::clone(&self.heard.probes.borrow_and_update());
+        let begun = Instant::now();
         let planned = {
             let (world, seen) = (Arc::clone(world), memory.seen.clone());
             let secret = self.writer.credentials_secret.clone();
@@ -124,6 +125,7 @@ impl Reconciler {
             warn!("a pass was given up; tried again");
             return LONGEST_WAIT;
         };
+        self.metrics.plan_seconds.observe(begun.elapsed().as_secs_f64());
         if planned.secret_not_ours && !memory.not_ours {
             warn!(
                 secret = self.writer.credentials_secret,
@@ -152,31 +154,26 @@ impl Reconciler {
 
     /// Writes steps, a few at a time; how many were not written.
     async fn write_all(&self, steps: &[Step], memory: &mut Memory, now: Timestamp) -> usize {
-        let mut ticks = interval(BETWEEN_WRITES);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut left = 0;
-        let mut under_way = FuturesUnordered::new();
-        let mut steps = steps.iter();
-        loop {
-            let step = if under_way.len() < WRITES_AT_ONCE {
-                steps.next()
-            } else {
-                None
-            };
-            if let Some(step) = step {
-                ticks.tick().await;
-                under_way.push(async move { (step, self.writer.write(step).await) });
-                continue;
-            }
-            let Some((step, outcome)) = under_way.next().await else {
-                return left;
-            };
-            self.wrote(step, &outcome).await;
+        for (step, outcome) in a_few_at_a_time(steps, |step| self.write(step)).await {
             match outcome {
                 Ok(()) => memory.pace.wrote(step.object(), now),
                 Err(_) => left += 1,
             }
         }
+        left
+    }
+
+    /// Writes one step, and tells of it.
+    async fn write<'s>(&self, step: &'s Step) -> (&'s Step, Result<(), WriteError>) {
+        let begun = Instant::now();
+        let outcome = self.writer.write(step).await;
+        if outcome.is_ok() {
+            let seconds = self.metrics.write_seconds.with_label_values(&[step.kind()]);
+            seconds.observe(begun.elapsed().as_secs_f64());
+        }
+        self.wrote(step, &outcome).await;
+        (step, outcome)
     }
 
     /// Counts and tells.
@@ -208,5 +205,54 @@ impl Reconciler {
                 debug!(error = %error, "an event was lost");
             }
         }
+    }
+}
+
+/// Does work a few at a time, each piece begun a moment after the one before; what came of them, as they were done.
+async fn a_few_at_a_time<T, F: Future>(all: impl IntoIterator<Item = T>, work: impl Fn(T) -> F) -> Vec<F::Output> {
+    let mut ticks = interval(BETWEEN_WRITES);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut done, mut under_way) = (Vec::new(), FuturesUnordered::new());
+    for one in all {
+        if under_way.len() >= WRITES_AT_ONCE {
+            done.extend(under_way.next().await);
+        }
+        loop {
+            tokio::select! {
+                biased;
+                _ = ticks.tick() => break,
+                Some(one) = under_way.next() => done.push(one),
+            }
+        }
+        under_way.push(work(one));
+    }
+    done.extend(under_way.collect::<Vec<_>>().await);
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn eight_are_under_way_at_most_and_each_is_done_once() {
+        let (now, most) = (Cell::new(0), Cell::new(0));
+        let work = |number: usize| {
+            let (now, most) = (&now, &most);
+            async move {
+                now.set(now.get() + 1);
+                most.set(most.get().max(now.get()));
+                tokio::time::sleep(20 * BETWEEN_WRITES).await;
+                now.set(now.get() - 1);
+                number
+            }
+        };
+        let mut done = a_few_at_a_time(0..40, work).await;
+        done.sort_unstable();
+        assert_eq!(done, (0..40).collect::<Vec<_>>());
+        assert_eq!((most.get(), now.get()), (8, 0));
+        assert!(a_few_at_a_time(0..0, work).await.is_empty());
     }
 }

@@ -196,6 +196,8 @@ async fn what_is_no_question_is_refused_by_its_status() {
     );
     let count = |outcome: &str| webhook.metrics.admission.with_label_values(&["pods", outcome]).get();
     assert_eq!((count("unchanged"), count("malformed")), (1, 6));
+    let times = webhook.metrics.admission_seconds.with_label_values(&["pods"]);
+    assert_eq!(times.get_sample_count(), 7, "each answer's time counts");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,7 +18,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::stretch::{Item, Stretch};
+use super::{
+    share::Left,
+    stretch::{Item, Stretch},
+    width::PERIOD,
+};
 use crate::fault::Fault;
 
 /// Pieces that wait in the queue of a stretch that is being handed out: enough that the network does not stop.
@@ -28,43 +32,72 @@ const SMALLEST_PIECE: usize = 2 << 10;
 
 /// A stretch under way.
 pub(super) struct Lane {
+    /// Byte of the file that it began with.
+    from: u64,
     /// Byte of the file behind the last that is wanted of it; `None` where it reads to the end.
     pub(super) to: Option<u64>,
-    /// Whether it was asked for with that end.
+    /// Whether it was asked for with an end.
     part: bool,
     pieces: Receiver<Result<Item, Fault>>,
     task: AbortHandle,
     began: Instant,
+    reading: Arc<Reading>,
+    /// The memory that it may take before its turn.
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+/// What a lane and its task tell each other.
+struct Reading {
     /// Bytes that have arrived.
-    arrived: Arc<AtomicU64>,
-    /// The memory that it may take before its turn, and its place among the connections.
-    _ahead: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+    arrived: AtomicU64,
+    /// Bytes after which the task ends: what follows is read elsewhere.
+    enough: AtomicU64,
+    ended: OnceLock<Instant>,
+}
+
+/// What a stretch that is read before its turn takes from all downloads.
+pub(super) struct Ahead {
+    /// As many bytes as it may hold.
+    pub(super) memory: OwnedSemaphorePermit,
+    /// Its place among the connections, until it has ended.
+    pub(super) connection: OwnedSemaphorePermit,
 }
 
 impl Lane {
-    /// Begins to read. `ahead`, for a stretch that is read before its turn: its bytes, and its connection.
+    /// Begins to read at byte `from`. `ahead`: for a stretch that is read before its turn.
     pub(super) fn begin(
         tasks: &mut JoinSet<()>,
         stretch: Stretch,
-        to: Option<u64>,
-        ahead: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+        (from, to): (u64, Option<u64>),
+        ahead: Option<Ahead>,
     ) -> Self {
-        let capacity = ahead
+        let (memory, connection) = ahead.map(|ahead| (ahead.memory, ahead.connection)).unzip();
+        let capacity = memory
             .as_ref()
-            .map_or(HANDED_OUT, |(memory, _)| memory.num_permits() / SMALLEST_PIECE);
+            .map_or(HANDED_OUT, |memory| memory.num_permits() / SMALLEST_PIECE);
         let (sender, pieces) = channel(capacity.max(HANDED_OUT));
-        let arrived = Arc::new(AtomicU64::new(0));
-        let task = tasks.spawn(read(stretch, sender, arrived.clone()));
+        let reading = Arc::new(Reading {
+            arrived: AtomicU64::new(0),
+            enough: AtomicU64::new(to.map_or(u64::MAX, |to| to.saturating_sub(from))),
+            ended: OnceLock::new(),
+        });
+        let (told, began) = (reading.clone(), Instant::now());
+        let task = tasks.spawn(async move {
+            read(stretch, sender, &told).await;
+            let _once = told.ended.set(Instant::now());
+            drop(connection);
+        });
         // Ended tasks are let go of now and then.
         while tasks.try_join_next().is_some() {}
         Self {
+            from,
             to,
             part: to.is_some(),
             pieces,
             task,
-            began: Instant::now(),
-            arrived,
-            _ahead: ahead,
+            began,
+            reading,
+            memory,
         }
     }
 
@@ -83,14 +116,48 @@ impl Lane {
         self.task.is_finished()
     }
 
-    /// Bytes a second, since it began.
-    pub(super) fn rate(&self) -> f64 {
-        self.arrived.load(Ordering::Relaxed) as f64 / self.age().as_secs_f64().max(0.001)
+    /// Bytes a second, while it was read; nothing where that was too short to say.
+    pub(super) fn rate(&self) -> Option<f64> {
+        let age = self.age();
+        (age >= PERIOD).then(|| self.arrived() as f64 / age.as_secs_f64())
     }
 
-    /// How long ago it began.
+    /// How long it has been read, or was.
     pub(super) fn age(&self) -> Duration {
-        self.began.elapsed()
+        let until = self.reading.ended.get().copied().unwrap_or_else(Instant::now);
+        until.duration_since(self.began)
+    }
+
+    /// What it still lacks; `None` where nobody knows.
+    pub(super) fn left(&self) -> Option<Left> {
+        let arrived = self.arrived();
+        let bytes = self.to?.saturating_sub(self.from.saturating_add(arrived));
+        Some(Left {
+            bytes: if self.is_finished() { 0 } else { bytes },
+            arrived,
+            age: self.age(),
+        })
+    }
+
+    /// Bytes of the whole stretch; `None` where nobody knows.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.to.map(|to| to.saturating_sub(self.from))
+    }
+
+    /// The memory that was taken for so many bytes of it; nothing where it had none.
+    pub(super) fn memory_of(&mut self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        self.memory.as_mut()?.split(usize::try_from(bytes).ok()?)
+    }
+
+    /// Ends sooner: another lane reads what follows.
+    pub(super) fn end_at(&mut self, to: u64) {
+        let enough = to.saturating_sub(self.from);
+        self.reading.enough.store(enough, Ordering::Relaxed);
+        self.to = Some(to);
+    }
+
+    fn arrived(&self) -> u64 {
+        self.reading.arrived.load(Ordering::Relaxed)
     }
 }
 
@@ -100,15 +167,15 @@ impl Drop for Lane {
     }
 }
 
-async fn read(mut stretch: Stretch, queue: Sender<Result<Item, Fault>>, arrived: Arc<AtomicU64>) {
-    loop {
+async fn read(mut stretch: Stretch, queue: Sender<Result<Item, Fault>>, reading: &Reading) {
+    while reading.arrived.load(Ordering::Relaxed) < reading.enough.load(Ordering::Relaxed) {
         let item = match stretch.next().await {
             Ok(None) => return,
             Ok(Some(item)) => Ok(item),
             Err(fault) => Err(fault),
         };
         if let Ok(Item::Bytes(bytes)) = &item {
-            arrived.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            reading.arrived.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         let failed = item.is_err();
         if queue.send(item).await.is_err() || failed {

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub(super) const MOST: usize = 8;
 /// How often the width is thought over.
 pub(super) const PERIOD: Duration = Duration::from_millis(250);
+/// How many times as many connections there may be after one period.
+const GROWTH: usize = 4;
 /// Smallest and largest stretch that one connection reads: in bytes.
 const STRETCH: (u64, u64) = (256 << 10, 4 << 20);
 /// How long reading one stretch should take: the request before it, a round trip, is then next to nothing.
@@ -41,8 +43,8 @@ impl Width {
         (self.connections, self.most) = (1, 1);
     }
 
-    /// Accounts for a piece that was waited for during `waited`, `elapsed` after the one before: twice as many connections
-    /// where waiting took most of a period.
+    /// Accounts for a piece that was waited for during `waited`, `elapsed` after the one before. Where waiting took most of a
+    /// period: as many times the connections as the reader could take what they bring, but twice to four times.
     pub(super) fn account(&mut self, waited: Duration, elapsed: Duration) {
         self.waited += waited;
         self.elapsed += elapsed;
@@ -50,10 +52,17 @@ impl Width {
             return;
         }
         if self.waited * 2 > self.elapsed {
-            self.connections = (self.connections * 2).min(self.most);
+            let busy = self.elapsed.saturating_sub(self.waited).as_secs_f64();
+            let times = (self.elapsed.as_secs_f64() / busy.max(0.001)) as usize;
+            self.connections = (self.connections * times.clamp(2, GROWTH)).min(self.most);
         }
         (self.waited, self.elapsed) = (Duration::ZERO, Duration::ZERO);
     }
+}
+
+/// How long the first stretch should be, of a file of which so many bytes are left: each connection gets one.
+pub(super) fn first_stretch(length: u64, left: u64, connections: usize) -> u64 {
+    length.min((left / connections.max(1) as u64).max(STRETCH.0))
 }
 
 /// How long a stretch should be where one connection brings `rate` bytes a second.
@@ -66,15 +75,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_double_while_the_network_is_waited_for() {
+    fn connections_multiply_while_the_network_is_waited_for() {
         let ms = Duration::from_millis;
+        let seen = |waited, width: &mut Width| {
+            let mut step = || {
+                width.account(ms(waited), ms(50));
+                width.connections()
+            };
+            (0..50).map(|_| step()).collect::<Vec<_>>()
+        };
         let mut width = Width::new();
-        let mut seen = Vec::new();
-        for _ in 0..50 {
-            width.account(ms(45), ms(50));
-            seen.push(width.connections());
-        }
-        assert_eq!((seen[3], seen[4], seen[9], seen[14], seen[49]), (1, 2, 4, 8, 8));
+        let much = seen(45, &mut width);
+        assert_eq!((much[3], much[4], much[9], much[49]), (1, 4, 8, 8));
+        let little = seen(30, &mut Width::new());
+        assert_eq!(
+            (little[3], little[4], little[9], little[14], little[49]),
+            (1, 2, 4, 8, 8)
+        );
         width.narrow();
         for _ in 0..50 {
             width.account(ms(45), ms(50));
@@ -90,6 +107,13 @@ mod tests {
             width.account(ms(20), ms(50));
         }
         assert_eq!(width.connections(), 1);
+    }
+
+    #[test]
+    fn of_a_short_rest_each_connection_reads_an_equal_part_but_no_crumb() {
+        assert_eq!(first_stretch(4 << 20, 100 << 20, 4), 4 << 20);
+        assert_eq!(first_stretch(4 << 20, 8 << 20, 4), 2 << 20);
+        assert_eq!(first_stretch(4 << 20, 512 << 10, 4), 256 << 10);
     }
 
     #[test]

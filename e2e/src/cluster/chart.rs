@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Cluster, programs};
 use crate::programs::{Ended, ended, finished, source_folder};
@@ -33,6 +33,30 @@ pub fn written_configuration() -> Result<String> {
     let (_, block) = section.split_once("```yaml\n").context("no YAML below the heading")?;
     let (block, _) = block.split_once("\n```").context("the YAML does not end")?;
     Ok(block.to_owned())
+}
+
+/// The written configuration of an installation of those names, with a port of this machine in the place of its service.
+pub fn configuration_at(namespace: &str, configuration: &str, port: u16) -> Result<Vec<Value>> {
+    let text = written_configuration()?
+        .replace("RELEASE", namespace)
+        .replace("CONFIGURATION", configuration)
+        .replace("SERVICE", "webhook");
+    let mut objects = Vec::new();
+    for document in text.split("---\n") {
+        let mut object: Value = serde_saphyr::from_str(document)?;
+        for webhook in object["webhooks"].as_array_mut().into_iter().flatten() {
+            let client = &mut webhook["clientConfig"];
+            let service = client["service"].take();
+            ensure!(
+                service["name"] == "webhook" && service["namespace"] == namespace,
+                "another service: {service}"
+            );
+            let path = service["path"].as_str().context("a service without a path")?;
+            *client = json!({"url": format!("https://127.0.0.1:{port}{path}")});
+        }
+        objects.push(object);
+    }
+    Ok(objects)
 }
 
 /// A `helm` that needs no cluster. Nothing, and `check` on the record of skipped checks, where this machine cannot build it.

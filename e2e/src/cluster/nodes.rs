@@ -4,11 +4,13 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
 use super::Cluster;
@@ -89,6 +91,14 @@ impl Cluster {
             .arg("--mount")
             .arg(program);
         Ok(enter)
+    }
+
+    /// Moves the calling thread, and those that it starts from now on, into the cluster's own network.
+    pub fn enter_network(&self) -> Result<()> {
+        let cluster = self.inside.context("a cluster without a network of its own")?;
+        let network = std::fs::File::open(format!("/proc/{cluster}/ns/net"))?;
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Ok(())
     }
 
     /// Starts a further node, of that number, as a node pool grows: its kubelet registers it with those taints.
@@ -230,7 +240,7 @@ impl Cluster {
     pub fn serve_at_rate(&self, folder: &Path, bytes_per_second: u64) -> Result<Server> {
         let terms = Terms {
             bytes_per_second: Some(bytes_per_second),
-            authorization: None,
+            ..Terms::default()
         };
         self.serve_on(folder, terms)
     }

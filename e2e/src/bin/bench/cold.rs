@@ -31,7 +31,7 @@ pub(crate) fn run(nix: &RealNix, workload: &Workload, rounds: usize) -> Result<(
     let work = tempfile::Builder::new()
         .prefix("cudaenv-bench-")
         .tempdir_in(programs::target_folder())?;
-    let server = Nginx::serve(&closure.cache, None)?;
+    let server = Nginx::serve(&closure.cache)?;
     say(&format!(
         "\n{}: {}; {rounds} rounds, medians\n",
         workload.compression,

@@ -1,14 +1,11 @@
 //! One operator on a real API server with thousands of made-up nodes: its memory, what it writes, how soon it is done.
 //! It must never let a node be anything but objects: what agents report is put there.
 
-use std::{
-    fs::File,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
-    thread::sleep,
-    time::Duration,
-};
+mod admission;
+mod operator;
+mod pods;
+
+use std::{thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use binary_cache::compression::Compression;
@@ -16,21 +13,21 @@ use e2e::{
     cluster::{Cluster, chart::NAMESPACE},
     documents, made_up,
     made_up::Closure,
-    programs,
     server::Server,
 };
 use futures_util::{StreamExt as _, stream};
 use kube::{
     Client, Config,
-    api::{Patch, PatchParams, PostParams},
+    api::{GetParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::Request,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use self::operator::{Operator, QUIET};
 use crate::{
-    measure::{cpu_seconds_of, now, status_mib},
+    measure::{cpu_seconds_of, now, percentile},
     table::{say, table},
 };
 
@@ -38,16 +35,16 @@ const NODES: usize = 5000;
 const CLASSES: usize = 50;
 const ENVIRONMENTS: usize = 200;
 /// Requests under way at the same time while the cluster is filled.
-const AT_ONCE: usize = 24;
+const AT_ONCE: usize = 48;
 /// Reports of agents in a second: five thousand of them, one each five minutes.
 const REPORTS: usize = 17;
+/// Environments that are changed, one after another.
+const CHANGES: usize = 20;
 const OURS: &str = "/apis/cudaenv.dev/v1alpha1";
-
-/// A running operator; it goes when this is dropped.
-struct Operator {
-    process: Child,
-    port: u16,
-}
+/// The namespace of all environments and pods.
+const TEAM: &str = "team-a";
+/// The name of the webhooks' configuration.
+const CONFIGURATION: &str = "cudaenv";
 
 pub(crate) fn run() -> Result<()> {
     let Some(cluster) = Cluster::start("the fleet benchmark")? else {
@@ -67,69 +64,112 @@ pub(crate) fn run() -> Result<()> {
         anyhow::Ok(client)
     })?;
     say(&format!(
-        "\n{NODES} nodes of {CLASSES} classes and {ENVIRONMENTS} environments, put there in {:.0} s",
+        "\n{NODES} nodes of {CLASSES} classes and {ENVIRONMENTS} environments, put there in {:.0} s\n",
         filled.elapsed().as_secs_f64()
     ))?;
-    table(&["operator (one replica)", ""], &measured(&cluster, &runtime, &client)?)
+    let operator = Operator::start(&cluster)?;
+    let mut rows = started(&operator)?;
+    let authority = runtime.block_on(admission::configure(&cluster, &client, operator.webhook))?;
+    rows.extend(crowded(&operator, &runtime, &client)?);
+    rows.extend(changed(&operator, &runtime, &client)?);
+    rows.extend(idle(&operator, &runtime, &client)?);
+    table(&["operator (one replica)", ""], &rows)?;
+    let asked = runtime.block_on(admission::measured(&cluster, &authority, operator.webhook))?;
+    let heads = ["admission, 50 a second", "p50 ms", "p90 ms", "p99 ms", "largest ms"];
+    table(&heads, &asked)
 }
 
-fn measured(cluster: &Cluster, runtime: &Runtime, client: &Client) -> Result<Vec<Vec<String>>> {
+fn row<const N: usize>(what: &str, figures: [String; N]) -> Vec<String> {
+    let mut row = vec![what.to_owned()];
+    row.extend(figures);
+    row
+}
+
+/// It comes to a cluster that has never seen it.
+fn started(operator: &Operator) -> Result<Vec<Vec<String>>> {
     let start = now();
-    let operator = Operator::start(cluster)?;
-    let settled = operator.settled(300)?;
-    let row = |what: &str, figure: String| vec![what.to_owned(), figure];
-    let mut rows = vec![
-        row(
-            "from its start to the last write, s",
-            format!("{:.1}", start.elapsed().as_secs_f64() - QUIET),
-        ),
-        row("writes for all of it", format!("{settled:.0}")),
-    ];
-    let changed = now();
-    runtime.block_on(change(client))?;
-    let after = operator.settled(60)?;
-    rows.push(row(
-        "writes for one changed environment",
-        format!("{:.0}", after - settled),
-    ));
-    rows.push(row(
-        "from the change to the last write, s",
-        format!("{:.1}", (changed.elapsed().as_secs_f64() - QUIET).max(0.0)),
-    ));
-    let cpu = cpu_seconds_of(operator.process.id())?;
-    sleep(Duration::from_secs(60));
-    rows.push(row(
-        "writes in an idle minute",
-        format!("{:.0}", operator.writes()? - after),
-    ));
-    rows.push(row(
-        "CPU seconds in an idle minute",
-        format!("{:.2}", cpu_seconds_of(operator.process.id())? - cpu),
-    ));
-    let cpu = cpu_seconds_of(operator.process.id())?;
-    runtime.block_on(report(client, 30))?;
-    rows.push(row(
-        &format!("CPU seconds in half a minute of {REPORTS} agents' reports a second"),
-        format!("{:.2}", cpu_seconds_of(operator.process.id())? - cpu),
-    ));
-    rows.push(row("writes for those", format!("{:.0}", operator.writes()? - after)));
-    let memory = status_mib(operator.process.id(), "VmHWM:").context("no memory figure")?;
-    rows.push(row("highest resident memory, MiB", format!("{memory:.0}")));
-    Ok(rows)
+    let settled = operator.settled(0.0, 300)?;
+    let seconds = start.elapsed().as_secs_f64() - QUIET;
+    Ok(vec![
+        row("from its start to the last write, s", [format!("{seconds:.1}")]),
+        row("writes for all of it", [format!("{settled:.0}")]),
+        row("highest resident memory, MiB", [format!("{:.0}", operator.memory()?)]),
+    ])
 }
 
-/// Seconds without a write after which it counts as settled.
-const QUIET: f64 = 5.0;
+/// Pods come, and agents tell of them.
+fn crowded(operator: &Operator, runtime: &Runtime, client: &Client) -> Result<Vec<Vec<String>>> {
+    let before = operator.writes()?;
+    let start = now();
+    runtime.block_on(pods::fill(client)).context("the pods")?;
+    let made = start.elapsed().as_secs_f64();
+    runtime.block_on(pods::report(client)).context("the agents' reports")?;
+    let settled = operator.settled(before, 300)?;
+    say(&format!(
+        "{} pods, half of them by label, made in {made:.0} s, and reported by {NODES} agents in {:.0} s\n",
+        pods::PODS,
+        start.elapsed().as_secs_f64() - made - QUIET
+    ))?;
+    let memory = operator.memory()?;
+    Ok(vec![
+        row("writes for 20,000 pods", [format!("{:.0}", settled - before)]),
+        row("highest resident memory with them, MiB", [format!("{memory:.0}")]),
+    ])
+}
+
+/// Environments change, one after another.
+fn changed(operator: &Operator, runtime: &Runtime, client: &Client) -> Result<Vec<Vec<String>>> {
+    let before = operator.writes()?;
+    let mut took = Vec::new();
+    for number in 0..CHANGES {
+        took.push(runtime.block_on(change(client, number))?);
+    }
+    let after = operator.settled(before, 60)?;
+    let half = percentile(&mut took, 0.5);
+    let most = percentile(&mut took, 1.0);
+    let planned = operator.below("cudaenv_operator_plan_duration_seconds", 0.99)?;
+    let written = operator.below("cudaenv_operator_write_duration_seconds", 0.99)?;
+    Ok(vec![
+        row(
+            "writes for one changed environment",
+            [format!("{:.2}", (after - before) / CHANGES as f64)],
+        ),
+        row("from a change to its status, p50 s", [format!("{half:.2}")]),
+        row(&format!("the slowest of {CHANGES}, s"), [format!("{most:.2}")]),
+        row("planning all of it once, p99 below ms", [format!("{planned:.0}")]),
+        row("one write, p99 below ms", [format!("{written:.0}")]),
+    ])
+}
+
+/// Nothing happens; then agents tell how full their stores are.
+fn idle(operator: &Operator, runtime: &Runtime, client: &Client) -> Result<Vec<Vec<String>>> {
+    let before = operator.writes()?;
+    let cpu = cpu_seconds_of(operator.id())?;
+    sleep(Duration::from_secs(60));
+    let (quiet, idle) = (operator.writes()?, cpu_seconds_of(operator.id())?);
+    runtime.block_on(report(client, 30))?;
+    let (reported, busy) = (operator.writes()?, cpu_seconds_of(operator.id())?);
+    let what = format!("CPU seconds in half a minute of {REPORTS} agents' reports a second");
+    Ok(vec![
+        row("writes in an idle minute", [format!("{:.0}", quiet - before)]),
+        row("CPU seconds in an idle minute", [format!("{:.2}", idle - cpu)]),
+        row(&what, [format!("{:.2}", busy - idle)]),
+        row("writes for those", [format!("{:.0}", reported - quiet)]),
+    ])
+}
 
 async fn fill(client: &Client, url: &str, path: &str) -> Result<()> {
-    for name in [NAMESPACE, "team-a"] {
+    for name in [NAMESPACE, TEAM] {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         create(client, "/api/v1/namespaces", namespace).await?;
+        // No controller is there to make it.
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        create(client, &format!("/api/v1/namespaces/{name}/serviceaccounts"), account).await?;
     }
     let key = made_up::key()?.public_key().to_string();
     let cache = documents::cache("here", url, &[&key]);
     create(client, &format!("{OURS}/cudabinarycaches"), cache).await?;
-    let collection = format!("{OURS}/namespaces/team-a/cudaenvironments");
+    let collection = format!("{OURS}/namespaces/{TEAM}/cudaenvironments");
     let environments = (0..ENVIRONMENTS).map(|number| {
         let mut variants: Vec<_> = ["11.8", "12.8"]
             .iter()
@@ -180,13 +220,25 @@ async fn node(client: &Client, number: usize) -> Result<()> {
     status(client, &name, said).await
 }
 
-async fn change(client: &Client) -> Result<()> {
+/// Changes an environment; seconds until its status is about that.
+async fn change(client: &Client, number: usize) -> Result<f64> {
     let change = json!([{"op": "replace", "path": "/spec/packages/0/variants/0/name", "value": "renamed"}]);
     let patch = Patch::Json::<()>(serde_json::from_value(change)?);
-    let request = Request::new(format!("{OURS}/namespaces/team-a/cudaenvironments"));
-    let request = request.patch("environment-7", &PatchParams::default(), &patch)?;
+    let (all, name) = (
+        Request::new(format!("{OURS}/namespaces/{TEAM}/cudaenvironments")),
+        format!("environment-{number}"),
+    );
+    let request = all.patch(&name, &PatchParams::default(), &patch)?;
+    let start = now();
     client.request::<Value>(request).await.context("the change")?;
-    Ok(())
+    while start.elapsed().as_secs() < 60 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let found: Value = client.request(all.get(&name, &GetParams::default())?).await?;
+        if found["status"]["observedGeneration"] == found["metadata"]["generation"] {
+            return Ok(start.elapsed().as_secs_f64());
+        }
+    }
+    bail!("{name} keeps its old status")
 }
 
 /// Agents tell how full their stores are.
@@ -225,63 +277,4 @@ async fn status(client: &Client, name: &str, status: Value) -> Result<()> {
     let request = request.patch_subresource("status", name, &PatchParams::default(), &patch)?;
     client.request::<Value>(request).await.context(name.to_owned())?;
     Ok(())
-}
-
-impl Operator {
-    fn start(cluster: &Cluster) -> Result<Self> {
-        let free = || anyhow::Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
-        let (port, webhook) = (free()?, free()?);
-        let process = Command::new(programs::operator()?)
-            .args(["run", "--namespace", NAMESPACE, "--pod-name", "operator-0"])
-            .args(["--webhook-service", "webhook", "--webhook-configuration", "cudaenv"])
-            .arg(format!("--http=127.0.0.1:{port}"))
-            .arg(format!("--webhook-address=127.0.0.1:{webhook}"))
-            .env("KUBECONFIG", cluster.folder().join("admin.kubeconfig"))
-            .stdin(Stdio::null())
-            .stderr(File::create(cluster.folder().join("log/operator.log"))?)
-            .spawn()?;
-        Ok(Self { process, port })
-    }
-
-    /// How much it has written when it had written something, and then nothing for a while.
-    fn settled(&self, seconds: u64) -> Result<f64> {
-        let start = now();
-        let (mut written, mut since) = (0.0, now());
-        loop {
-            sleep(Duration::from_millis(250));
-            let found = self.writes().unwrap_or_default();
-            if found != written {
-                (written, since) = (found, now());
-            }
-            if written > 0.0 && since.elapsed().as_secs_f64() > QUIET {
-                return Ok(written);
-            }
-            if start.elapsed().as_secs() > seconds {
-                bail!("the operator does not settle within {seconds} s");
-            }
-        }
-    }
-
-    fn writes(&self) -> Result<f64> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        write!(
-            stream,
-            "GET /metrics HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let values = text
-            .lines()
-            .filter(|line| line.starts_with("cudaenv_operator_writes_total"));
-        Ok(values
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum())
-    }
-}
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

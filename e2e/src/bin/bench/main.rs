@@ -2,7 +2,9 @@
 //! It must never report a time without what it is compared with, and never assert one.
 
 mod cold;
+mod first;
 mod fleet;
+mod https;
 mod measure;
 mod nginx;
 mod publish;
@@ -25,7 +27,7 @@ struct Benchmark {
     run: fn(&RealNix) -> Result<()>,
 }
 
-const ALL: [Benchmark; 8] = [
+const ALL: [Benchmark; 9] = [
     Benchmark {
         name: "smoke",
         is_small: true,
@@ -55,6 +57,11 @@ const ALL: [Benchmark; 8] = [
         name: "publish",
         is_small: true,
         run: |_| publish::run(),
+    },
+    Benchmark {
+        name: "first",
+        is_small: false,
+        run: |_| first::run(),
     },
     Benchmark {
         name: "read",

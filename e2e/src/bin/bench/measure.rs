@@ -6,7 +6,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -73,6 +73,12 @@ pub(crate) fn spent(work: impl FnOnce() -> Result<()>) -> Result<Cost> {
 #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// The time as people count it, to compare with what other programs wrote.
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+pub(crate) fn clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// CPU seconds of this process (fields 14 and 15 of proc(5)'s stat).

@@ -1,4 +1,4 @@
-//! A real nginx on loopback that serves a folder, as fast as it can or at a rate for each connection.
+//! A real nginx on loopback that serves a folder, as fast as it can.
 //! It must never listen beyond loopback, nor outlive its owner.
 
 use std::{
@@ -22,12 +22,11 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// Serves `folder`; each connection at most `rate` bytes a second, where one is given.
-    pub(crate) fn serve(folder: &Path, rate: Option<u64>) -> Result<Self> {
+    /// Serves `folder`.
+    pub(crate) fn serve(folder: &Path) -> Result<Self> {
         let own = tempfile::Builder::new().prefix("cudaenv-nginx-").tempdir()?;
         // Somebody else may take the port meanwhile; nginx says so then.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let rate = rate.map_or(String::new(), |rate| format!("limit_rate {rate};"));
         let (here, folder) = (own.path().display(), folder.display());
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .iter()
@@ -38,7 +37,7 @@ impl Nginx {
              events {{ worker_connections 512; }}\n\
              http {{\n{temporary}  access_log off;\n  sendfile on;\n  tcp_nopush on;\n  keepalive_requests 1000000;\n  \
              default_type application/octet-stream;\n  \
-             server {{ listen 127.0.0.1:{port}; root {folder}; {rate} }}\n}}\n"
+             server {{ listen 127.0.0.1:{port}; root {folder}; }}\n}}\n"
         );
         let file = own.path().join("nginx.conf");
         fs::write(&file, configuration)?;

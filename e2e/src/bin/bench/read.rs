@@ -85,7 +85,7 @@ for name, work in works.items():
 
 pub(crate) fn run(nix: &RealNix) -> Result<()> {
     let closure = published(nix, &workload::IMPORTED)?;
-    let server = Nginx::serve(&closure.cache, None)?;
+    let server = Nginx::serve(&closure.cache)?;
     let work = tempfile::Builder::new()
         .prefix("cudaenv-bench-")
         .tempdir_in(programs::target_folder())?;

@@ -4,12 +4,11 @@
 use std::fs;
 
 use anyhow::Result;
-use e2e::{programs, real_nix::RealNix};
+use e2e::{programs, real_nix::RealNix, server::Server};
 
 use crate::{
     cold::{nix_copy, node_agent},
     measure::median,
-    nginx::Nginx,
     table::{say, table},
     workload::{self, published, remove},
 };
@@ -25,7 +24,8 @@ pub(crate) fn run(nix: &RealNix) -> Result<()> {
     let work = tempfile::Builder::new()
         .prefix("cudaenv-bench-")
         .tempdir_in(programs::target_folder())?;
-    let server = Nginx::serve(&closure.cache, Some(RATE))?;
+    // nginx gives each answer half a second's bytes at once: in stretches that would be more than its rate.
+    let server = Server::start_in_parts(&closure.cache, RATE)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let folder = |program: &str| work.path().join(format!("{program}-{round}"));

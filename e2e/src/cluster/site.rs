@@ -197,6 +197,22 @@ pub const READING: &str = "mkdir -p /tmp; while :; do \
     || { cat /tmp/err; echo in round $(wc -l </tmp/rounds); } >>/tmp/bad; echo >>/tmp/rounds; sleep 0.2; done";
 
 impl Site {
+    /// Deletes all pods of the team, and waits until nothing of them is mounted on the nodes; nothing is on record there either.
+    pub fn pods_leave_nothing(&self, nodes: &[&str]) -> Result<()> {
+        self.cluster
+            .printed(&["delete", "pods", "--all", "-n", TEAM, "--wait", "--timeout=100s"])?;
+        for node in nodes {
+            self.cluster.until("nothing is mounted for pods", || {
+                let mounted = self.cluster.mounts(node)?;
+                Ok(!mounted.iter().any(|line| line.contains("kubernetes.io~csi")))
+            })?;
+            let records = self.cluster.folder().join(node).join("cudaenv/volumes");
+            let left = std::fs::read_dir(records).map(Iterator::count).unwrap_or_default();
+            ensure!(left == 0, "{node} has {left} volumes on record");
+        }
+        Ok(())
+    }
+
     /// What a pod that is `READING` could not read since it started. It fails where the pod does not read at all.
     pub fn unread(&self, pod: &str) -> Result<String> {
         let said = |script: &str| -> Result<String> { Ok(self.cluster.exec(TEAM, pod, script)?.stdout) };

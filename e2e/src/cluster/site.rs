@@ -48,7 +48,7 @@ impl Site {
 
     /// As `start`, with more store paths in the cache.
     pub fn with(check: &str, more: impl FnOnce(&mut Layout, &[Closure]) -> Result<()>) -> Result<Option<Self>> {
-        let site = Self::bare(check, more)?;
+        let site = Self::bare(check, None, more)?;
         if let Some(site) = &site {
             site.install(&[])?;
         }
@@ -57,10 +57,19 @@ impl Site {
 
     /// As `start`, with nothing installed yet.
     pub fn empty(check: &str) -> Result<Option<Self>> {
-        Self::bare(check, |_, _| Ok(()))
+        Self::bare(check, None, |_, _| Ok(()))
     }
 
-    fn bare(check: &str, more: impl FnOnce(&mut Layout, &[Closure]) -> Result<()>) -> Result<Option<Self>> {
+    /// As `empty`, but that every kubelet keeps its files in that folder.
+    pub fn elsewhere(check: &str, kubelet_dir: &str) -> Result<Option<Self>> {
+        Self::bare(check, Some(kubelet_dir), |_, _| Ok(()))
+    }
+
+    fn bare(
+        check: &str,
+        kubelet_dir: Option<&str>,
+        more: impl FnOnce(&mut Layout, &[Closure]) -> Result<()>,
+    ) -> Result<Option<Self>> {
         let Some(drivers) = skip::without(check, parts::drivers()) else {
             return Ok(None);
         };
@@ -89,6 +98,7 @@ impl Site {
                 .filter_map(at)
                 .collect(),
             images: Some(archives.path().to_owned()),
+            kubelet_dir: kubelet_dir.map(str::to_owned),
         };
         let Some(cluster) = Cluster::with(check, &nodes)? else {
             return Ok(None);

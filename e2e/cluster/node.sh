@@ -3,6 +3,7 @@
 # Nothing it does reaches the machine: /run and /var are its own, and what kubelet would set in /proc/sys it finds set.
 set -euo pipefail
 programs=$1 folder=$2 name=$3 number=$4 address=$5
+kubelet_dir=${KUBELET_DIR:-/var/lib/kubelet}
 node=$folder/$name
 mkdir -p "$node"/{containerd,run,kubelet,cudaenv,cni,var,work,proc,tmp}
 echo $$ >"$node/pid"   # as the cluster counts
@@ -11,8 +12,9 @@ export TMPDIR=$node/tmp
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t overlay -o "lowerdir=/var,upperdir=$node/var,workdir=$node/work" overlay /var
-mkdir -p /var/lib/{kubelet,cudaenv}
-for name_of in kubelet cudaenv; do mount --bind "$node/$name_of" "/var/lib/$name_of"; done   # not on the overlay: overlays are mounted of them
+mkdir -p "$kubelet_dir" /var/lib/cudaenv
+mount --bind "$node/kubelet" "$kubelet_dir"   # not on the overlay: overlays are mounted of both
+mount --bind "$node/cudaenv" /var/lib/cudaenv
 
 # kubelet insists on these for the whole machine; it is content to read them.
 for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
@@ -93,7 +95,7 @@ power_off() {
   done
   wait
   while read -r where; do umount -l "$where"; done < <(
-    awk -v node="$node" '$5 ~ "^(/var/lib/(kubelet|cudaenv)|/run/netns|" node "/run)/" {print $5}' /proc/self/mountinfo | tac)
+    awk -v node="$node" -v kubelet="$kubelet_dir" '$5 ~ "^(" kubelet "|/var/lib/cudaenv|/run/netns|" node "/run)/" {print $5}' /proc/self/mountinfo | tac)
   rm -rf --one-file-system "$node"/run/* /run/netns /run/containerd*
 }
 
@@ -101,7 +103,7 @@ boot
 for image in "$folder"/images/*.tar; do ctr -a /run/containerd.sock -n k8s.io images import "$image"; done
 # A file `hold` says that kubelet's end is wanted, and keeps it from starting again; with `reboot`, all goes that has no file.
 while :; do
-  setpriv --pdeathsig KILL kubelet --config="$node/kubelet.yaml" --kubeconfig="$folder/$name.kubeconfig" --root-dir=/var/lib/kubelet \
+  setpriv --pdeathsig KILL kubelet --config="$node/kubelet.yaml" --kubeconfig="$folder/$name.kubeconfig" --root-dir="$kubelet_dir" \
     --hostname-override="$name" --node-ip="$address" --v=2 </dev/null &
   echo $! >"$node/kubelet.pid"
   wait $! || true

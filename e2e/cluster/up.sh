@@ -6,7 +6,7 @@
 #
 # The cluster has network, process and mount namespaces of its own: bridges, packet filters, containers and mounts go
 # with its first process, however that ends, and the machine's own network is out of its reach. A node is a mount namespace
-# inside, with its own /run, /var and /var/lib/kubelet. A line `join NUMBER TAINTS` on the standard input starts a further one, which
+# inside, with its own /run and /var; its kubelet keeps its files in $KUBELET_DIR (/var/lib/kubelet). A line `join NUMBER TAINTS` on the standard input starts a further one, which
 # its kubelet registers with those taints (JSON). Before a node's kubelet starts, an executable $PREPARE is run inside
 # with the node's name: it can mount what the node shall show (driver files, /proc/driver, /dev). Every node's containerd
 # gets the image archives of the folder $IMAGES.

@@ -6,6 +6,7 @@ pub mod attempts;
 pub mod chart;
 pub mod neighbour;
 pub mod nodes;
+pub mod nvidia;
 pub mod objects;
 pub mod site;
 pub mod watch;

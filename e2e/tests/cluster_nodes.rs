@@ -79,7 +79,7 @@ fn nodes_have_real_drivers_of_their_own_and_survive_what_befalls_them() {
     let nodes = Nodes {
         count: 2,
         drivers: vec![(1, old.clone(), Place::Operator), (2, new.clone(), Place::Host)],
-        images: None,
+        ..Nodes::default()
     };
     let Some(cluster) = Cluster::with(check, &nodes).unwrap() else {
         return;

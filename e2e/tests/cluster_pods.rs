@@ -5,13 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use e2e::closure::Closure;
-use e2e::cluster;
 use e2e::cluster::chart::NAMESPACE;
-use e2e::cluster::neighbour::{DEVICE, LIBRARY, RESOURCE};
 use e2e::cluster::site::{NODES, Site, TEAM, by_hand, injected, on_node, pod};
 use e2e::layout::{Layout, write_file};
 use e2e::programs::{ended, finished};
@@ -39,7 +36,6 @@ fn pods_see_what_fits_their_node_or_are_told_why_not() {
     the_driverless_node_gets_none_and_the_event_says_why(&site);
     one_deployment_runs_wherever_a_variant_fits(&site);
     an_image_with_nothing_in_it_runs_what_lies_in_the_environment(&site, &more);
-    a_device_plugin_and_cdi_go_together_with_an_environment(&site);
     a_pod_forced_onto_a_misfit_is_told_every_variant(&site);
     a_view_cannot_be_written_and_exec_sees_it_too(&site);
     a_group_for_a_pods_files_changes_nothing_in_the_store(&site);
@@ -47,7 +43,8 @@ fn pods_see_what_fits_their_node_or_are_told_why_not() {
     a_drained_node_takes_no_new_volume(&site);
     guarded.opens_to_whoever_has_its_token(&site);
     assert_eq!(self::classes(&site), classes, "labels of others count for nothing");
-    pods_that_go_leave_nothing_mounted(&site);
+    let nodes = NODES.map(|(node, _, _)| node);
+    site.pods_leave_nothing(&nodes).unwrap();
 }
 
 /// Store paths that no other test's site has.
@@ -219,36 +216,6 @@ fn one_deployment_runs_wherever_a_variant_fits(site: &Site) {
         .unwrap();
     let gone = ["delete", "deployment", "-n", TEAM, "spread", "--cascade=foreground"];
     site.cluster.printed(&gone).unwrap();
-}
-
-/// Device file and driver library come from the neighbour, into the image; ours stay where they are, and programs from the store use ours.
-fn a_device_plugin_and_cdi_go_together_with_an_environment(site: &Site) {
-    let Some(program) = cluster::device_plugin("pods beside a device plugin and CDI").unwrap() else {
-        return;
-    };
-    let libcuda = Path::new("/run/nvidia/driver/usr/lib/x86_64-linux-gnu/nvidia/tesla-535/libcuda.so.535.274.02");
-    let _plugin = site.cluster.start_device_plugin("node2", &program, libcuda).unwrap();
-    let mut both = injected(pod("both", "exec sleep 3600"), "cuda");
-    both["spec"]["containers"][0]["resources"]["limits"][RESOURCE] = "1".into();
-    site.apply(&both).unwrap();
-    ready(site, &["both"]);
-    let sh = |pod: &str, script: &str| site.cluster.exec(TEAM, pod, script).unwrap();
-    assert_eq!(sh("both", COUNT).stdout, "libcudart.so.11.0 100\n");
-    let theirs = sh(
-        "both",
-        &format!("[ -c {DEVICE} ] && echo $NEIGHBOUR && busybox sha256sum <{LIBRARY}"),
-    );
-    let hash = finished(site.cluster.on("node2", "sha256sum").unwrap().arg(libcuda)).unwrap();
-    let (begin, hash) = ("CDI-Dev-", hash.split(' ').next().unwrap());
-    assert!(
-        theirs.stdout.starts_with(begin) && theirs.stdout.contains(hash),
-        "{theirs:?}"
-    );
-    let ours = sh("both", "busybox readlink -f /run/opengl-driver/lib/libcuda.so.1");
-    assert!(ours.stdout.ends_with("/libcuda.so.535.274.02\n"), "{ours:?}");
-    let without = sh("on-node2", &format!("ls {DEVICE} {LIBRARY}"));
-    assert_ne!(without.code, 0, "who asks for no device has none: {without:?}");
-    site.cluster.printed(&["delete", "pod", "-n", TEAM, "both"]).unwrap();
 }
 
 /// No shell, no loader, no library: the program's own glibc is in the environment too.
@@ -592,21 +559,4 @@ fn a_drained_node_takes_no_new_volume(site: &Site) {
     assert!(old.stdout.ends_with(" 100\n"), "what is mounted stays: {old:?}");
     drain("false");
     ready(site, &["late"]);
-}
-
-fn pods_that_go_leave_nothing_mounted(site: &Site) {
-    site.cluster
-        .printed(&["delete", "pods", "--all", "-n", TEAM, "--wait", "--timeout=100s"])
-        .unwrap();
-    for (node, _, _) in NODES {
-        site.cluster
-            .until("nothing is mounted for pods", || {
-                let mounted = site.cluster.mounts(node)?;
-                Ok(!mounted.iter().any(|line| line.contains("kubernetes.io~csi")))
-            })
-            .unwrap();
-        let records = site.cluster.folder().join(node).join("cudaenv/volumes");
-        let left = std::fs::read_dir(records).map(Iterator::count).unwrap_or_default();
-        assert_eq!(left, 0, "{node}");
-    }
 }

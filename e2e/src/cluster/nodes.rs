@@ -30,6 +30,8 @@ pub struct Nodes {
     pub drivers: Vec<(u32, Driver, Place)>,
     /// Folder with image archives that every node's containerd gets.
     pub images: Option<PathBuf>,
+    /// Where every kubelet keeps its files, below `/var`; by default `/var/lib/kubelet`.
+    pub kubelet_dir: Option<String>,
 }
 
 /// Where a node shows its driver's files.
@@ -68,6 +70,9 @@ impl Nodes {
         set.push(("DRIVERS", table));
         if let Some(images) = &self.images {
             set.push(("IMAGES", text(images)?));
+        }
+        if let Some(folder) = &self.kubelet_dir {
+            set.push(("KUBELET_DIR", folder.clone()));
         }
         Ok(set)
     }

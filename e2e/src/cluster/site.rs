@@ -48,7 +48,7 @@ impl Site {
 
     /// As `start`, with more store paths in the cache.
     pub fn with(check: &str, more: impl FnOnce(&mut Layout, &[Closure]) -> Result<()>) -> Result<Option<Self>> {
-        let site = Self::bare(check, more)?;
+        let site = Self::bare(check, None, more)?;
         if let Some(site) = &site {
             site.install(&[])?;
         }
@@ -57,10 +57,19 @@ impl Site {
 
     /// As `start`, with nothing installed yet.
     pub fn empty(check: &str) -> Result<Option<Self>> {
-        Self::bare(check, |_, _| Ok(()))
+        Self::bare(check, None, |_, _| Ok(()))
     }
 
-    fn bare(check: &str, more: impl FnOnce(&mut Layout, &[Closure]) -> Result<()>) -> Result<Option<Self>> {
+    /// As `empty`, but that every kubelet keeps its files in that folder.
+    pub fn elsewhere(check: &str, kubelet_dir: &str) -> Result<Option<Self>> {
+        Self::bare(check, Some(kubelet_dir), |_, _| Ok(()))
+    }
+
+    fn bare(
+        check: &str,
+        kubelet_dir: Option<&str>,
+        more: impl FnOnce(&mut Layout, &[Closure]) -> Result<()>,
+    ) -> Result<Option<Self>> {
         let Some(drivers) = skip::without(check, parts::drivers()) else {
             return Ok(None);
         };
@@ -89,6 +98,7 @@ impl Site {
                 .filter_map(at)
                 .collect(),
             images: Some(archives.path().to_owned()),
+            kubelet_dir: kubelet_dir.map(str::to_owned),
         };
         let Some(cluster) = Cluster::with(check, &nodes)? else {
             return Ok(None);
@@ -197,6 +207,22 @@ pub const READING: &str = "mkdir -p /tmp; while :; do \
     || { cat /tmp/err; echo in round $(wc -l </tmp/rounds); } >>/tmp/bad; echo >>/tmp/rounds; sleep 0.2; done";
 
 impl Site {
+    /// Deletes all pods of the team, and waits until nothing of them is mounted on the nodes; nothing is on record there either.
+    pub fn pods_leave_nothing(&self, nodes: &[&str]) -> Result<()> {
+        self.cluster
+            .printed(&["delete", "pods", "--all", "-n", TEAM, "--wait", "--timeout=100s"])?;
+        for node in nodes {
+            self.cluster.until("nothing is mounted for pods", || {
+                let mounted = self.cluster.mounts(node)?;
+                Ok(!mounted.iter().any(|line| line.contains("kubernetes.io~csi")))
+            })?;
+            let records = self.cluster.folder().join(node).join("cudaenv/volumes");
+            let left = std::fs::read_dir(records).map(Iterator::count).unwrap_or_default();
+            ensure!(left == 0, "{node} has {left} volumes on record");
+        }
+        Ok(())
+    }
+
     /// What a pod that is `READING` could not read since it started. It fails where the pod does not read at all.
     pub fn unread(&self, pod: &str) -> Result<String> {
         let said = |script: &str| -> Result<String> { Ok(self.cluster.exec(TEAM, pod, script)?.stdout) };

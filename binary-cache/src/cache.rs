@@ -12,7 +12,7 @@ use crate::{cache_info::MAX_PRIORITY, credentials::Credentials, key::KeyRing};
 const MAX_URL: usize = 2048;
 
 /// One binary cache: where it is and whom it is trusted by.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheConfig {
     /// What errors call it.
     pub name: String,

@@ -13,7 +13,7 @@ const MAX_NETRC: usize = 1 << 20;
 const MAX_SECRET: usize = 16 << 10;
 
 /// How a request proves who asks. Sent to the cache's own origins only, and only over https or to this machine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// `Authorization: Bearer …`, for the cache's `url`, not for its mirrors.
     Bearer(Secret),
@@ -26,12 +26,12 @@ pub enum Credentials {
 pub struct Secret(Box<str>);
 
 /// A parsed netrc: who logs in where.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Netrc {
     entries: Vec<Entry>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     /// `None` is `default`: any host of the cache.
     machine: Option<String>,

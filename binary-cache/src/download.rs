@@ -30,7 +30,7 @@ const STRAGGLER: u32 = 4;
 
 /// What all downloads share: how many connections there may be besides each one's first, and the memory for what they
 /// bring before its turn.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ahead {
     connections: Arc<Semaphore>,
     memory: Arc<Semaphore>,

@@ -37,6 +37,17 @@ impl Source {
         }
     }
 
+    /// The same address with a clean slate.
+    pub(crate) fn renewed(&self) -> Self {
+        Self {
+            id: self.id,
+            cache: self.cache,
+            name: self.name.clone(),
+            site: self.site.clone(),
+            conduct: Mutex::default(),
+        }
+    }
+
     /// Clears its slate after a usable answer.
     pub(crate) fn good(&self) {
         self.conduct().good();

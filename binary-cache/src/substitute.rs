@@ -39,7 +39,7 @@ pub struct Substituter {
 struct Inner {
     options: Arc<Options>,
     transport: Transport,
-    caches: Vec<Cache>,
+    caches: Arc<[Cache]>,
     /// All sites of all caches, in the order of the configuration.
     sources: Vec<Arc<Source>>,
     memory: Memory,
@@ -121,7 +121,7 @@ impl Substituter {
                 keys: c.keys,
                 priority: c.priority,
             })
-            .collect::<Vec<_>>();
+            .collect();
         let memory = Memory::new(&options, sources.len());
         let windows = Windows::new(options.decoder_windows);
         let ahead = Ahead::new(&options);
@@ -136,6 +136,23 @@ impl Substituter {
                 ahead,
             }),
         })
+    }
+
+    /// The same caches for another piece of work, which shares what was found in them, their connections, and the bounds on
+    /// memory. How they behaved and what they did not have is forgotten: whoever tries again wants to know how it is now.
+    pub fn renewed(&self) -> Self {
+        let inner = &self.inner;
+        Self {
+            inner: Arc::new(Inner {
+                options: inner.options.clone(),
+                transport: inner.transport.clone(),
+                caches: inner.caches.clone(),
+                sources: inner.sources.iter().map(|source| Arc::new(source.renewed())).collect(),
+                memory: inner.memory.renewed(),
+                windows: inner.windows.clone(),
+                ahead: inner.ahead.clone(),
+            }),
+        }
     }
 
     /// The verified narinfo of `path`, from the first cache that has a good one, or from memory.

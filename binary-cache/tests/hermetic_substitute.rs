@@ -133,6 +133,50 @@ async fn what_was_found_is_not_asked_again_and_what_was_absent_is_seen_after_its
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_piece_of_work_shares_what_was_found_and_asks_again_for_what_was_not() {
+    let (found, late) = (
+        Fixture::new("found", 1000, Compression::None),
+        Fixture::new("late", 1000, Compression::None),
+    );
+    let uploaded = Arc::new(AtomicBool::new(false));
+    let mut files = found.files.clone();
+    files.0.extend(late.files.0.clone());
+    let (there, narinfo) = (uploaded.clone(), late.narinfo_path.clone());
+    let server = Server::start(move |asked, conn| {
+        if asked.path == narinfo && !there.load(Ordering::Relaxed) {
+            conn.reply(503, &[], b"");
+            return Then::Keep;
+        }
+        files.serve(asked, conn)
+    });
+    let (_hand, clock) = Hand::new();
+    let options = Options { clock, ..quick() };
+    let first = Substituter::new(vec![cache("c", &server.url(), None)], options).unwrap();
+    first.lookup(&found.path).await.unwrap();
+    first.lookup(&late.path).await.unwrap_err();
+    while !first.health()[0].resting {
+        first.lookup(&late.path).await.unwrap_err();
+    }
+    uploaded.store(true, Ordering::Relaxed);
+    let (narinfos, infos) = (server.count(".narinfo"), server.count("nix-cache-info"));
+    let second = first.renewed();
+    assert!(
+        !second.health()[0].resting,
+        "whoever tries again wants to know how it is now"
+    );
+    second.lookup(&found.path).await.unwrap();
+    assert_eq!(server.count(".narinfo"), narinfos);
+    second.lookup(&late.path).await.unwrap();
+    assert_eq!(server.count(".narinfo"), narinfos + 1);
+    // Whatever one finds, the other knows.
+    first.lookup(&late.path).await.unwrap();
+    assert_eq!(
+        (server.count(".narinfo"), server.count("nix-cache-info")),
+        (narinfos + 1, infos)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_nix_cache_info_is_seen_in_time_and_another_store_directory_ends_the_trust() {
     let fixture = Fixture::new("moved", 1000, Compression::None);
     let text = Arc::new(Mutex::new("StoreDir: /nix/store\nPriority: 10\n"));

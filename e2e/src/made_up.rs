@@ -93,6 +93,19 @@ impl Closure {
         })
     }
 
+    /// `count` new paths above those that `base` has from its `from`th on: another variant of a package, which shares them.
+    pub fn above(name: &str, (count, bytes): (usize, usize), base: &Self, from: usize) -> Result<Self> {
+        let mut closure = Self::new(name, count, bytes)?;
+        let shared = base.members.get(from..).filter(|shared| !shared.is_empty());
+        let shared = shared.context("the base has no such path")?;
+        if let Some(last) = closure.members.last_mut() {
+            last.references.push(shared[0].path.clone());
+            last.references.sort();
+        }
+        closure.members.extend_from_slice(shared);
+        Ok(closure)
+    }
+
     /// The members, root first.
     pub fn members(&self) -> &[Member] {
         &self.members
@@ -108,11 +121,15 @@ impl Closure {
         &self.members[0].path
     }
 
-    /// Writes the closure's files below `store_dir`, as a Nix store would hold them.
+    /// Writes the closure's files below `store_dir`, as a Nix store would hold them; what another closure shares is there.
     pub fn write(&self, store_dir: &Path) -> Result<()> {
-        self.members
+        let places = self
+            .members
             .iter()
-            .try_for_each(|member| member.write(&store_dir.join(member.path.base_name())))
+            .map(|member| (member, store_dir.join(member.path.base_name())));
+        places
+            .filter(|(_, place)| fs::symlink_metadata(place).is_err())
+            .try_for_each(|(member, place)| member.write(&place))
     }
 
     /// Writes the closure as a signed cache into `folder`; the trees it is made of go to `folder/../trees`.

@@ -16,16 +16,14 @@ pub(super) struct Memory {
     found_ttl: Duration,
     absent_ttl: Duration,
     capacity: usize,
-    tables: Mutex<Tables>,
+    found: Arc<Mutex<FoundTable>>,
+    absent: Mutex<HashMap<(usize, StorePath), Instant>>,
     /// One for each source; the lock is held while it is being asked, so that everyone asks once.
-    pub(super) infos: Vec<tokio::sync::Mutex<Info>>,
+    pub(super) infos: Arc<[tokio::sync::Mutex<Info>]>,
 }
 
-#[derive(Debug, Default)]
-struct Tables {
-    found: HashMap<StorePath, (Arc<VerifiedNarInfo>, usize, Instant)>,
-    absent: HashMap<(usize, StorePath), Instant>,
-}
+/// A narinfo, the source it came from, and when.
+type FoundTable = HashMap<StorePath, (Arc<VerifiedNarInfo>, usize, Instant)>;
 
 /// What a source last said of itself, and when.
 #[derive(Debug, Default)]
@@ -42,50 +40,59 @@ impl Memory {
             found_ttl: options.found_ttl,
             absent_ttl: options.absent_ttl,
             capacity: options.remembered,
-            tables: Mutex::default(),
+            found: Arc::default(),
+            absent: Mutex::default(),
             infos: (0..sources).map(|_| tokio::sync::Mutex::default()).collect(),
+        }
+    }
+
+    /// Shares what was found with this one, and knows of nothing that it is not there.
+    pub(super) fn renewed(&self) -> Self {
+        Self {
+            found: self.found.clone(),
+            absent: Mutex::default(),
+            infos: self.infos.clone(),
+            ..*self
         }
     }
 
     /// The narinfo of `path` and the source it came from.
     pub(super) fn found(&self, path: &StorePath, now: Instant) -> Option<(Arc<VerifiedNarInfo>, usize)> {
-        let tables = self.tables();
-        let (narinfo, source, at) = tables.found.get(path)?;
+        let found = locked(&self.found);
+        let (narinfo, source, at) = found.get(path)?;
         (now.saturating_duration_since(*at) < self.found_ttl).then(|| (narinfo.clone(), *source))
     }
 
     pub(super) fn remember(&self, narinfo: &Arc<VerifiedNarInfo>, source: usize, now: Instant) {
-        let mut tables = self.tables();
-        make_room(&mut tables.found, self.capacity, |(_, _, at)| {
+        let mut found = locked(&self.found);
+        make_room(&mut found, self.capacity, |(_, _, at)| {
             now.saturating_duration_since(*at) < self.found_ttl
         });
-        tables
-            .found
-            .insert(narinfo.store_path().clone(), (narinfo.clone(), source, now));
+        found.insert(narinfo.store_path().clone(), (narinfo.clone(), source, now));
     }
 
     pub(super) fn forget(&self, path: &StorePath) {
-        self.tables().found.remove(path);
+        locked(&self.found).remove(path);
     }
 
     /// How much longer `source` counts as not having `path`.
     pub(super) fn absent(&self, source: usize, path: &StorePath, now: Instant) -> Option<Duration> {
-        let at = *self.tables().absent.get(&(source, path.clone()))?;
+        let at = *locked(&self.absent).get(&(source, path.clone()))?;
         let left = self.absent_ttl.saturating_sub(now.saturating_duration_since(at));
         (!left.is_zero()).then_some(left)
     }
 
     pub(super) fn remember_absent(&self, source: usize, path: &StorePath, now: Instant) {
-        let mut tables = self.tables();
-        make_room(&mut tables.absent, self.capacity, |at| {
+        let mut absent = locked(&self.absent);
+        make_room(&mut absent, self.capacity, |at| {
             now.saturating_duration_since(*at) < self.absent_ttl
         });
-        tables.absent.insert((source, path.clone()), now);
+        absent.insert((source, path.clone()), now);
     }
+}
 
-    fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Before a full table takes one entry more: drops what has expired, or else every other entry.

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{compression::MAX_WINDOW, fault::Fault};
 
 /// Bytes of windows that may be in use at once; handed out in the order of asking.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Windows {
     free: Arc<Semaphore>,
     all: u64,

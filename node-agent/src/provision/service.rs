@@ -2,7 +2,7 @@
 //! Never keeps a failure: the next one who asks tries again, but not faster than a cache that is down can bear.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use binary_cache::cache::CacheConfig;
 use crds::{
     catalogue::Granted,
     domain::{code::GpuCode, store_path::StorePath},
@@ -25,7 +26,7 @@ use super::{
     ProvisionError, Provisioned, Wanted,
     patience::Patience,
     room,
-    supply::Supply,
+    supply::{Supply, SupplyError},
     warm::{self, Warm},
 };
 use crate::{
@@ -38,6 +39,8 @@ use crate::{
 const AT_ONCE: usize = 8;
 /// Provisionings under way, waiting ones included. More are refused, to be asked for again.
 const MOST_TASKS: usize = 256;
+/// Sets of caches whose narinfos are remembered; of each, no more than `Options::remembered`.
+const MOST_SUPPLIES: usize = 4;
 /// Store paths of which it is remembered what was found in them; a status tells of 256.
 const MOST_READ: usize = 1024;
 /// Between two looks at the figures of a fetch.
@@ -93,6 +96,7 @@ struct Shared {
     patience: Mutex<Patience<Order>>,
     warm: Mutex<Warm<Order>>,
     read: Mutex<BTreeMap<StorePath, GpuCode>>,
+    supplies: Mutex<VecDeque<(Vec<CacheConfig>, Supply)>>,
     downloaded: AtomicU64,
 }
 
@@ -154,6 +158,7 @@ impl Provision {
                 patience: Mutex::default(),
                 warm: Mutex::default(),
                 read: Mutex::default(),
+                supplies: Mutex::default(),
                 downloaded: AtomicU64::new(0),
             }),
         }
@@ -280,7 +285,7 @@ impl Shared {
             Ok::<_, ProvisionError>(config)
         });
         let configs = configs.collect::<Result<_, _>>()?;
-        let supply = Supply::new(self.means.store.clone(), configs, self.means.parallel)?;
+        let supply = self.supply(configs)?;
         let wanted = Wanted {
             environment: &order.granted.environment,
             node: &order.node,
@@ -304,6 +309,24 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// What was found in these caches for one environment need not be asked for another, nor when it is tried again.
+    fn supply(&self, configs: Vec<CacheConfig>) -> Result<Supply, SupplyError> {
+        let mut supplies = locked(&self.supplies);
+        let known = supplies.iter().position(|(of, _)| *of == configs);
+        let entry = match known.and_then(|at| supplies.remove(at)) {
+            Some(entry) => entry,
+            None => {
+                let supply = Supply::new(self.means.store.clone(), configs.clone(), self.means.parallel)?;
+                (configs, supply)
+            }
+        };
+        let supply = entry.1.renewed();
+        // The one that was not asked for longest goes.
+        supplies.truncate(MOST_SUPPLIES - 1);
+        supplies.push_front(entry);
+        Ok(supply)
     }
 
     fn remember(&self, order: &Order, outcome: &Outcome) {

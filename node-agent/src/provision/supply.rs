@@ -101,6 +101,17 @@ impl Supply {
         })
     }
 
+    /// For another closure out of the same caches; see [`Substituter::renewed`].
+    pub(super) fn renewed(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            caches: self.caches.renewed(),
+            rings: self.rings.clone(),
+            parallel: self.parallel,
+            progress: Arc::default(),
+        }
+    }
+
     /// Where to.
     pub fn store(&self) -> &NodeStore {
         &self.store

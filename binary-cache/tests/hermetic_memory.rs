@@ -191,7 +191,7 @@ fn check_bombs(base: u64) {
 
 /// Eight store paths in a cache, each a good NAR whose decoder fills a window of 128 MiB.
 fn greedy() -> (Files, Vec<StorePath>) {
-    let nar = nar_of(&vec![0; (140 * MIB) as usize]);
+    let nar = nar_of(&vec![0; (220 * MIB) as usize]);
     let hash = sha256(&nar);
     let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
     encoder.window_log(27).unwrap();

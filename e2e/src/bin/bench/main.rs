@@ -4,7 +4,6 @@
 mod cold;
 mod fleet;
 mod measure;
-mod nginx;
 mod publish;
 mod read;
 mod slow;

@@ -4,12 +4,11 @@
 use std::fs;
 
 use anyhow::Result;
-use e2e::{programs, real_nix::RealNix};
+use e2e::{nginx::Nginx, programs, real_nix::RealNix};
 
 use crate::{
     cold::{nix_copy, node_agent},
     measure::median,
-    nginx::Nginx,
     table::{say, table},
     workload::{self, published, remove},
 };

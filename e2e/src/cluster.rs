@@ -8,6 +8,7 @@ pub mod neighbour;
 pub mod nodes;
 pub mod nvidia;
 pub mod objects;
+pub mod operator;
 pub mod site;
 pub mod watch;
 

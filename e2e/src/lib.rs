@@ -11,6 +11,7 @@ pub mod glibc;
 pub mod images;
 pub mod layout;
 pub mod made_up;
+pub mod nginx;
 pub mod node;
 pub mod our_writer;
 pub mod parts;

@@ -1,135 +1,27 @@
 //! The operator against a real API server and a real cache, with nodes that are made up: what it writes, and what it does not.
 //! It must never need a node that runs: what agents report is put there by the test.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use binary_cache::compression::Compression;
 use e2e::{
     cluster::{
         Cluster,
-        chart::{self, NAMESPACE},
+        chart::NAMESPACE,
         objects::{PUBLIC_KEY, store_path},
+        operator::Operator,
     },
     made_up::{self, Closure},
-    programs,
     server::Server,
 };
 use serde_json::{Value, json};
 
 const TAINT: &str = "cudaenv.dev/agent-not-ready";
 
-/// A running operator; it goes when this is dropped.
-struct Operator<'c> {
-    cluster: &'c Cluster,
-    process: Child,
-    name: String,
-    port: u16,
-}
-
-impl<'c> Operator<'c> {
-    fn start(cluster: &'c Cluster, name: &str) -> Self {
-        let (port, webhook) = (free_port(), free_port());
-        let log = File::create(cluster.folder().join(format!("log/{name}.log"))).unwrap();
-        let process = Command::new(programs::operator().unwrap())
-            .args(["run", "--namespace", NAMESPACE, "--pod-name", name])
-            .args(["--webhook-service", "webhook", "--webhook-configuration", "cudaenv"])
-            .arg(format!("--http=127.0.0.1:{port}"))
-            .arg(format!("--webhook-address=127.0.0.1:{webhook}"))
-            .env("KUBECONFIG", credentials(cluster))
-            .env("CUDAENV_LOG", "operator=debug,info")
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Self {
-            cluster,
-            process,
-            name: name.to_owned(),
-            port,
-        }
-    }
-
-    /// The sum of all lines of a metric; nothing where it does not answer.
-    fn metric(&self, name: &str) -> Option<f64> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        write!(
-            stream,
-            "GET /metrics HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n"
-        )
-        .ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        let of_metric = |line: &&str| line.starts_with(name);
-        let values = text.lines().filter(of_metric);
-        Some(
-            values
-                .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-                .sum(),
-        )
-    }
-
-    fn writes(&self) -> f64 {
-        self.metric("cudaenv_operator_writes_total").unwrap_or_default()
-    }
-
-    fn leads(&self) -> bool {
-        self.metric("cudaenv_operator_leader") == Some(1.0)
-    }
-
-    /// Asks until the answer is there, for a minute at most.
-    #[expect(clippy::disallowed_methods, reason = "the test's own deadline")]
-    fn until<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-        let end = Instant::now() + Duration::from_secs(60);
-        loop {
-            if let Some(found) = ask() {
-                return found;
-            }
-            if Instant::now() > end {
-                let log = std::fs::read_to_string(self.cluster.folder().join(format!("log/{}.log", self.name)));
-                panic!("not within a minute: {what}\n{}", log.unwrap_or_default());
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    /// Asks for an object until it is as wanted.
-    fn until_object(&self, what: &str, arguments: &[&str], so: impl Fn(&Value) -> bool) -> Value {
-        self.until(what, || self.cluster.get(arguments).ok().filter(|object| so(object)))
-    }
-}
-
-impl Drop for Operator<'_> {
-    fn drop(&mut self) {
-        let _gone = self.process.kill();
-        let _ended = self.process.wait();
-    }
-}
-
-/// Those of the chart's service account: what the operator needs is what the chart's role grants.
-fn credentials(cluster: &Cluster) -> PathBuf {
-    let account = cluster.account(NAMESPACE, "cudaenv-operator", None).unwrap();
-    account.kubeconfig().to_owned()
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 fn applied(cluster: &Cluster, object: &Value) {
-    let answer = cluster.kubectl_with(&["apply", "--server-side"], object).unwrap();
-    assert_eq!(answer.code, 0, "{object}: {answer:?}");
+    cluster.apply(object).unwrap();
 }
 
 /// As an agent reports it.
@@ -194,35 +86,9 @@ fn environment(name: &str, cache: &str, variants: &[Value]) -> Value {
            "spec": {"caches": [cache], "packages": [{"name": "torch", "variants": variants}]}})
 }
 
-/// A cluster with our kinds, the chart's accounts and roles, and the namespaces of the tests.
-fn cluster(check: &str) -> Option<Cluster> {
-    let helm = chart::helm(check).unwrap()?;
-    let cluster = Cluster::start(check).unwrap()?;
-    cluster.apply_definitions().unwrap();
-    for name in [NAMESPACE, "team-a"] {
-        applied(
-            &cluster,
-            &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
-        );
-    }
-    let rights = [
-        "ServiceAccount",
-        "ClusterRole",
-        "ClusterRoleBinding",
-        "Role",
-        "RoleBinding",
-    ];
-    for object in helm.objects(&[]).unwrap() {
-        if rights.iter().any(|kind| object["kind"] == *kind) {
-            applied(&cluster, &object);
-        }
-    }
-    Some(cluster)
-}
-
 #[test]
 fn what_a_cluster_has_is_resolved_counted_labelled_and_answered_and_then_left_alone() {
-    let Some(cluster) = cluster("the operator on an API server") else {
+    let Some(cluster) = Cluster::for_operator("the operator on an API server").unwrap() else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -243,7 +109,7 @@ fn what_a_cluster_has_is_resolved_counted_labelled_and_answered_and_then_left_al
     applied(&cluster, &environment("partly", "good", &[new.clone(), lost]));
     applied(&cluster, &environment("untrusted", "distrustful", &[new]));
 
-    let operator = Operator::start(&cluster, "operator-0");
+    let operator = Operator::start(&cluster, "operator-0").unwrap();
     resolved(
         &operator,
         &narinfos
@@ -266,9 +132,11 @@ type Fields<'f> = [Vec<&'f binary_cache::narinfo::Fields>; 2];
 /// Sizes to the byte, as the cache's own narinfos have them.
 fn resolved(operator: &Operator<'_>, narinfos: &Fields<'_>) {
     let arguments = ["cudaenv", "torch", "-n", "team-a"];
-    let object = operator.until_object("torch is resolved", &arguments, |object| {
-        holds(object, "Resolved").as_deref() == Some("True")
-    });
+    let object = operator
+        .until_object("torch is resolved", &arguments, |object| {
+            holds(object, "Resolved").as_deref() == Some("True")
+        })
+        .unwrap();
     let variants = object["status"]["packages"][0]["variants"].as_array().unwrap();
     for (variant, infos) in variants.iter().zip(narinfos) {
         let bytes: u64 = infos.iter().map(|fields| fields.nar_size).sum();
@@ -290,9 +158,11 @@ fn resolved(operator: &Operator<'_>, narinfos: &Fields<'_>) {
 
 fn a_bad_variant_does_not_hide_a_good_one(operator: &Operator<'_>) {
     let arguments = ["cudaenv", "partly", "-n", "team-a"];
-    let object = operator.until_object("partly is judged", &arguments, |object| {
-        holds(object, "Degraded").as_deref() == Some("True")
-    });
+    let object = operator
+        .until_object("partly is judged", &arguments, |object| {
+            holds(object, "Degraded").as_deref() == Some("True")
+        })
+        .unwrap();
     let variants = &object["status"]["packages"][0]["variants"];
     assert!(
         variants[0]["closureBytes"].is_u64() && variants[0]["error"].is_null(),
@@ -312,9 +182,11 @@ fn a_bad_variant_does_not_hide_a_good_one(operator: &Operator<'_>) {
 
 fn an_untrusted_signature_names_path_cache_and_key(operator: &Operator<'_>, root: &str) {
     let arguments = ["cudaenv", "untrusted", "-n", "team-a"];
-    let object = operator.until_object("untrusted is refused", &arguments, |object| {
-        condition(object, "Resolved")["reason"] == "SignatureUntrusted"
-    });
+    let object = operator
+        .until_object("untrusted is refused", &arguments, |object| {
+            condition(object, "Resolved")["reason"] == "SignatureUntrusted"
+        })
+        .unwrap();
     assert_eq!(holds(&object, "Ready").as_deref(), Some("False"));
     let error = object["status"]["packages"][0]["variants"][0]["error"]
         .as_str()
@@ -326,13 +198,17 @@ fn an_untrusted_signature_names_path_cache_and_key(operator: &Operator<'_>, root
 }
 
 fn caches_say_whether_they_answer(operator: &Operator<'_>) {
-    let good = operator.until_object("good is ready", &["cbc", "good"], |object| {
-        holds(object, "Ready").as_deref() == Some("True")
-    });
+    let good = operator
+        .until_object("good is ready", &["cbc", "good"], |object| {
+            holds(object, "Ready").as_deref() == Some("True")
+        })
+        .unwrap();
     assert!(good["status"]["lastChecked"].is_string(), "{good}");
-    let gone = operator.until_object("gone is not", &["cbc", "gone"], |object| {
-        holds(object, "Ready").as_deref() == Some("False")
-    });
+    let gone = operator
+        .until_object("gone is not", &["cbc", "gone"], |object| {
+            holds(object, "Ready").as_deref() == Some("False")
+        })
+        .unwrap();
     assert_eq!(condition(&gone, "Ready")["reason"], "CacheUnreachable");
 }
 
@@ -361,9 +237,11 @@ fn make_nodes(cluster: &Cluster) {
 fn nodes_are_labelled_and_counted(operator: &Operator<'_>) {
     let cluster = operator.cluster;
     make_nodes(cluster);
-    let new = operator.until_object("new is labelled", &["node", "new"], |object| {
-        object["metadata"]["labels"]["cudaenv.dev/class"].is_string()
-    });
+    let new = operator
+        .until_object("new is labelled", &["node", "new"], |object| {
+            object["metadata"]["labels"]["cudaenv.dev/class"].is_string()
+        })
+        .unwrap();
     let labels = &new["metadata"]["labels"];
     assert_eq!(
         (
@@ -374,9 +252,11 @@ fn nodes_are_labelled_and_counted(operator: &Operator<'_>) {
         (&json!("570"), &json!("12.8"), &json!("1"))
     );
     let arguments = ["cudaenv", "torch", "-n", "team-a"];
-    let object = operator.until_object("nodes are counted", &arguments, |object| {
-        object["status"]["nodes"]["selected"] == 3 && object["status"]["nodes"]["ready"] == 1
-    });
+    let object = operator
+        .until_object("nodes are counted", &arguments, |object| {
+            object["status"]["nodes"]["selected"] == 3 && object["status"]["nodes"]["ready"] == 1
+        })
+        .unwrap();
     let nodes = &object["status"]["nodes"];
     assert_eq!(
         (&nodes["incompatible"], &nodes["summary"]),
@@ -400,10 +280,12 @@ fn nodes_are_labelled_and_counted(operator: &Operator<'_>) {
     let mut without = agent("570.124.06", "12.8");
     without["driver"] = Value::Null;
     reported(cluster, "ancient", &without);
-    operator.until_object("a label goes with what it says", &["node", "ancient"], |object| {
-        let labels = &object["metadata"]["labels"];
-        labels["cudaenv.dev/cuda"].is_null() && labels["cudaenv.dev/class"].is_string() && labels["theirs"] == "1"
-    });
+    operator
+        .until_object("a label goes with what it says", &["node", "ancient"], |object| {
+            let labels = &object["metadata"]["labels"];
+            labels["cudaenv.dev/cuda"].is_null() && labels["cudaenv.dev/class"].is_string() && labels["theirs"] == "1"
+        })
+        .unwrap();
 }
 
 /// But for the one that the API server puts on every new node.
@@ -425,9 +307,11 @@ fn the_taint_follows_the_agent(operator: &Operator<'_>) {
     );
     applied(cluster, &csi_node("fresh", &["other.example.org"]));
     reported(cluster, "fresh", &agent("570.124.06", "12.8"));
-    operator.until_object("fresh is labelled", &["node", "fresh"], |object| {
-        object["metadata"]["labels"]["cudaenv.dev/cuda"] == "12.8"
-    });
+    operator
+        .until_object("fresh is labelled", &["node", "fresh"], |object| {
+            object["metadata"]["labels"]["cudaenv.dev/cuda"] == "12.8"
+        })
+        .unwrap();
     std::thread::sleep(Duration::from_secs(5));
     let fresh = cluster.get(&["node", "fresh"]).unwrap();
     assert_eq!(
@@ -436,20 +320,26 @@ fn the_taint_follows_the_agent(operator: &Operator<'_>) {
         "kubelet does not know the driver"
     );
     applied(cluster, &csi_node("fresh", &["other.example.org", "csi.cudaenv.dev"]));
-    let fresh = operator.until_object("the taint is gone", &["node", "fresh"], |object| {
-        taints(object).len() == 2
-    });
+    let fresh = operator
+        .until_object("the taint is gone", &["node", "fresh"], |object| {
+            taints(object).len() == 2
+        })
+        .unwrap();
     assert_eq!(taints(&fresh), ["theirs", TAINT], "{fresh}");
     assert_eq!(fresh["spec"]["taints"][1]["effect"], "NoExecute", "another's taint");
     // The agent of `new` goes away; the node had no taint at all.
     let mut away = agent("570.124.06", "12.8");
     away["conditions"][1]["status"] = json!("False");
     reported(cluster, "new", &away);
-    operator.until_object("the taint is back", &["node", "new"], |object| {
-        taints(object) == [TAINT]
-    });
+    operator
+        .until_object("the taint is back", &["node", "new"], |object| {
+            taints(object) == [TAINT]
+        })
+        .unwrap();
     reported(cluster, "new", &agent("570.124.06", "12.8"));
-    operator.until_object("and gone again", &["node", "new"], |object| taints(object).is_empty());
+    operator
+        .until_object("and gone again", &["node", "new"], |object| taints(object).is_empty())
+        .unwrap();
 }
 
 fn credentials_are_copied(operator: &Operator<'_>) {
@@ -465,16 +355,22 @@ fn credentials_are_copied(operator: &Operator<'_>) {
     gone["spec"]["authSecretRef"] = json!({"name": "flox-token"});
     applied(cluster, &gone);
     let arguments = ["secret", "cudaenv-cache-credentials", "-n", NAMESPACE];
-    let copies = operator.until_object("credentials are copied", &arguments, |object| {
-        object["data"].is_object()
-    });
+    let copies = operator
+        .until_object("credentials are copied", &arguments, |object| {
+            object["data"].is_object()
+        })
+        .unwrap();
     assert_eq!(copies["data"], json!({"gone.token": "VDBLRU4="}));
     gone["spec"]["authSecretRef"] = json!({"name": "nobody-made-it"});
     applied(cluster, &gone);
-    operator.until_object("and taken away", &arguments, |object| object["data"].is_null());
-    let gone = operator.until_object("gone says why", &["cbc", "gone"], |object| {
-        condition(object, "Ready")["reason"] == "CredentialsUnusable"
-    });
+    operator
+        .until_object("and taken away", &arguments, |object| object["data"].is_null())
+        .unwrap();
+    let gone = operator
+        .until_object("gone says why", &["cbc", "gone"], |object| {
+            condition(object, "Ready")["reason"] == "CredentialsUnusable"
+        })
+        .unwrap();
     let message = condition(&gone, "Ready")["message"].as_str().unwrap();
     assert!(message.contains("`nobody-made-it`"), "{message}");
 }
@@ -486,7 +382,9 @@ fn a_preflight_is_answered(operator: &Operator<'_>) {
             &json!({"apiVersion": "cudaenv.dev/v1alpha1", "kind": "CUDADriverPreflight", "metadata": {"name": name},
                     "spec": {"driver": driver, "nodeSelector": {"pool": "gpu"}}}),
         );
-        operator.until_object(name, &["cpf", name], |object| holds(object, "Complete").is_some())
+        operator
+            .until_object(name, &["cpf", name], |object| holds(object, "Complete").is_some())
+            .unwrap()
     };
     let down = ask("down", "390.157");
     // `partly` is unresolved in part, which keeps no answer back.
@@ -535,14 +433,16 @@ fn events_tell_of_changes(operator: &Operator<'_>) {
         ("partly", "Warning", "NotInAnyCache"),
         ("untrusted", "Warning", "SignatureUntrusted"),
     ];
-    let found = operator.until("events", || {
-        let found = reasons()?;
-        let all = wanted.iter().all(|(name, type_, reason)| {
-            let mut found = found.iter();
-            found.any(|event| (event.0.as_str(), event.1.as_str(), event.2.as_str()) == (*name, *type_, *reason))
-        });
-        all.then_some(found)
-    });
+    let found = operator
+        .until("events", || {
+            let found = reasons()?;
+            let all = wanted.iter().all(|(name, type_, reason)| {
+                let mut found = found.iter();
+                found.any(|event| (event.0.as_str(), event.1.as_str(), event.2.as_str()) == (*name, *type_, *reason))
+            });
+            all.then_some(found)
+        })
+        .unwrap();
     let twice = found
         .iter()
         .filter(|event| (event.0.as_str(), event.2.as_str()) == ("untrusted", "SignatureUntrusted"));
@@ -565,11 +465,13 @@ fn versions(cluster: &Cluster) -> BTreeMap<String, String> {
 
 /// Past the times at which caches, questions and nodes are looked at again after what went before.
 fn an_idle_cluster_is_not_written_to(operator: &Operator<'_>) {
-    let settled = operator.until("nothing is written for five seconds", || {
-        let before = (versions(operator.cluster), operator.writes());
-        std::thread::sleep(Duration::from_secs(5));
-        (before == (versions(operator.cluster), operator.writes())).then_some(before)
-    });
+    let settled = operator
+        .until("nothing is written for five seconds", || {
+            let before = (versions(operator.cluster), operator.writes());
+            std::thread::sleep(Duration::from_secs(5));
+            (before == (versions(operator.cluster), operator.writes())).then_some(before)
+        })
+        .unwrap();
     assert!(settled.0.len() > 10, "{settled:?}");
     std::thread::sleep(Duration::from_secs(35));
     assert_eq!(versions(operator.cluster), settled.0);
@@ -582,7 +484,7 @@ fn an_idle_cluster_is_not_written_to(operator: &Operator<'_>) {
 
 #[test]
 fn of_two_replicas_one_writes_and_a_change_is_a_few_writes_however_many_nodes_there_are() {
-    let Some(cluster) = cluster("two replicas of the operator") else {
+    let Some(cluster) = Cluster::for_operator("two replicas of the operator").unwrap() else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -594,24 +496,28 @@ fn of_two_replicas_one_writes_and_a_change_is_a_few_writes_however_many_nodes_th
     fleet(&cluster, 200);
     applied(&cluster, &cache("good", &server.url(), &key));
 
-    let first = Operator::start(&cluster, "operator-0");
-    first.until("the first leads", || first.leads().then_some(()));
-    let mut second = Operator::start(&cluster, "operator-1");
+    let first = Operator::start(&cluster, "operator-0").unwrap();
+    first.until("the first leads", || first.leads().then_some(())).unwrap();
+    let second = Operator::start(&cluster, "operator-1").unwrap();
     let labelled = || {
         let nodes = cluster.get(&["nodes", "-l", "cudaenv.dev/class"]).ok()?;
         (nodes["items"].as_array()?.len() == 200).then_some(())
     };
-    first.until("all nodes are labelled", labelled);
-    second.until("the second answers", || second.metric("cudaenv_operator_leader"));
+    first.until("all nodes are labelled", labelled).unwrap();
+    second
+        .until("the second answers", || second.metric("cudaenv_operator_leader"))
+        .unwrap();
     let before = first.writes();
     applied(
         &cluster,
         &environment("torch", "good", &[variant("cu12", "12.8", &path)]),
     );
     let arguments = ["cudaenv", "torch", "-n", "team-a"];
-    first.until_object("torch is ready", &arguments, |object| {
-        holds(object, "Ready").as_deref() == Some("True") && object["status"]["nodes"]["selected"] == 200
-    });
+    first
+        .until_object("torch is ready", &arguments, |object| {
+            holds(object, "Ready").as_deref() == Some("True") && object["status"]["nodes"]["selected"] == 200
+        })
+        .unwrap();
     let written = first.writes() - before;
     assert!((1.0..=4.0).contains(&written), "{written} writes for one change");
     assert!(!second.leads());
@@ -619,10 +525,19 @@ fn of_two_replicas_one_writes_and_a_change_is_a_few_writes_however_many_nodes_th
 
     let settled = cluster.get(&arguments).unwrap();
     drop(first);
-    second.until("the second takes over", || second.leads().then_some(()));
-    second.until("it asks the caches itself", || {
-        (second.metric("cudaenv_operator_closures_asked_total")? > 0.0).then_some(())
-    });
+    the_second_takes_over_where_the_first_was(second, &settled, &path);
+}
+
+fn the_second_takes_over_where_the_first_was(second: Operator<'_>, settled: &Value, path: &str) {
+    let (cluster, arguments) = (second.cluster, ["cudaenv", "torch", "-n", "team-a"]);
+    second
+        .until("the second takes over", || second.leads().then_some(()))
+        .unwrap();
+    second
+        .until("it asks the caches itself", || {
+            (second.metric("cudaenv_operator_closures_asked_total")? > 0.0).then_some(())
+        })
+        .unwrap();
     std::thread::sleep(Duration::from_secs(3));
     let taken_over = cluster.get(&arguments).unwrap();
     assert_eq!(
@@ -630,16 +545,17 @@ fn of_two_replicas_one_writes_and_a_change_is_a_few_writes_however_many_nodes_th
         "nobody sees that another replica writes"
     );
     assert_eq!(second.writes(), 0.0, "there is nothing to write");
-    let mut changed = environment("torch", "good", &[variant("cu12", "12.8", &path)]);
+    let mut changed = environment("torch", "good", &[variant("cu12", "12.8", path)]);
     changed["spec"]["packages"][0]["variants"][0]["name"] = json!("renamed");
-    applied(&cluster, &changed);
-    second.until_object("the second writes", &arguments, |object| {
-        object["status"]["observedGeneration"] == 2 && holds(object, "Ready").as_deref() == Some("True")
-    });
+    applied(cluster, &changed);
+    second
+        .until_object("the second writes", &arguments, |object| {
+            object["status"]["observedGeneration"] == 2 && holds(object, "Ready").as_deref() == Some("True")
+        })
+        .unwrap();
     assert!(second.writes() > 0.0);
     // Told to end, it gives the lease back.
-    programs::finished(Command::new("kill").arg(second.process.id().to_string())).unwrap();
-    let ended = second.process.wait().unwrap();
+    let ended = second.end().unwrap();
     assert!(ended.success(), "{ended}");
     let lease = cluster.get(&["lease", "cudaenv-operator", "-n", NAMESPACE]).unwrap();
     assert!(lease["spec"]["holderIdentity"].is_null(), "{lease}");

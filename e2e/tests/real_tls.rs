@@ -18,6 +18,7 @@ use binary_cache::{
 };
 use e2e::{
     made_up::{self, Closure},
+    nginx,
     programs::finished,
     skip,
 };
@@ -71,13 +72,7 @@ impl Drop for Server {
 
 /// A certificate for 127.0.0.1, beside the cache; as bytes for a client that is to trust it.
 fn certificate(folder: &Path) -> Result<Vec<u8>> {
-    let mut request = Command::new("openssl");
-    request
-        .current_dir(folder)
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
-    request.args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]);
-    request.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
-    finished(request.args(["-keyout", "key.pem", "-out", "certificate.pem"]))?;
+    nginx::certificate(folder)?;
     let mut convert = Command::new("openssl");
     convert
         .current_dir(folder)

@@ -15,12 +15,11 @@ use binary_cache::{
     compression::{Compression, decoder},
     narinfo::NarInfo,
 };
-use e2e::{programs, real_nix::RealNix};
+use e2e::{nginx::Nginx, programs, real_nix::RealNix};
 use sha2::{Digest, Sha256};
 
 use crate::{
     measure::{Cost, measured, median, spent},
-    nginx::Nginx,
     table::{costs, say},
     workload::{Closure, Workload, published, remove},
 };

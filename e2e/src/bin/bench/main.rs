@@ -6,7 +6,6 @@ mod first;
 mod fleet;
 mod https;
 mod measure;
-mod nginx;
 mod publish;
 mod read;
 mod slow;

@@ -4,12 +4,11 @@
 use std::{collections::BTreeMap, fs, process::Command};
 
 use anyhow::{Context, Result};
-use e2e::{documents, node, parts, programs, programs::finished, real_nix::RealNix};
+use e2e::{documents, nginx::Nginx, node, parts, programs, programs::finished, real_nix::RealNix};
 use serde_json::json;
 
 use crate::{
     measure::percentile,
-    nginx::Nginx,
     table::{say, table},
     workload::{self, published},
 };

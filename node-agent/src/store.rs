@@ -28,6 +28,7 @@ mod lease;
 mod lock;
 pub mod mounts;
 mod record;
+mod seen;
 mod staging;
 mod state;
 mod sweep;
@@ -79,6 +80,7 @@ pub(crate) type Claim = (String, Result<Record, StoreError>);
 #[derive(Debug, Clone)]
 pub struct NodeStore {
     layout: Arc<Layout>,
+    seen: Arc<seen::SeenRecords>,
 }
 
 impl NodeStore {
@@ -95,6 +97,7 @@ impl NodeStore {
         })?;
         let store = Self {
             layout: Arc::new(Layout::new(state)),
+            seen: Arc::default(),
         };
         let layout = &store.layout;
         for (folder, mode) in [
@@ -134,6 +137,7 @@ impl NodeStore {
     pub fn at(state: &Path) -> Self {
         Self {
             layout: Arc::new(Layout::new(state)),
+            seen: Arc::default(),
         }
     }
 

@@ -16,7 +16,7 @@ use super::{NodeStore, StoreError, lease::Live, list, mounts};
 use crate::snapshot::{
     happening::Pod,
     status::{PublishedVolume, StoreNumbers},
-    store::{BuiltView, Layer, StoreState},
+    store::{BuiltView, StoreState},
     view::{BridgeId, ViewDigest, ViewKind},
 };
 
@@ -58,15 +58,7 @@ impl NodeStore {
     }
 
     fn state_with(&self, live: Vec<Live>) -> Result<StoreState, StoreError> {
-        let mut layers = Vec::new();
-        for record in self.records()? {
-            let last_used = modified(&self.layout().record(record.path()));
-            layers.push(Layer {
-                path: record.path().clone(),
-                bytes: record.nar_size(),
-                last_used,
-            });
-        }
+        let layers = self.layers()?;
         let mut unknown_use = false;
         let mut leases = Vec::new();
         for lease in live {

@@ -3,11 +3,12 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::{
-    csi::{self, Agent, Client, Machine, Volume},
+    csi::{self, Client, Machine, Volume},
     made_up::Closure,
 };
+use node_agent::store::NodeStore;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
 
 /// Volumes on the node in the end.
 const VOLUMES: usize = 1000;
+/// Store paths on the node in the end, and how many are put there at once.
+const PATHS: usize = 100_000;
+const BATCH: usize = 1000;
 /// Store paths of a small and of a large closure.
 const CLOSURES: [(&str, usize); 2] = [("small", 10), ("large", 400)];
 
@@ -51,18 +55,46 @@ fn on(machine: &Machine) -> Result<()> {
     say(&format!(
         "Resident memory of the agent: {idle:.0} MiB with two volumes, {full:.0} MiB with {VOLUMES}."
     ))?;
-    restart(machine, agent)
+    agent.kill()?;
+    restarted(machine)?;
+    say(&format!(
+        "{PATHS} store paths are put there, in {:.0} s.",
+        many(machine)?
+    ))?;
+    // Once with the folders in memory, as after a crash, and once without, as after a reboot.
+    restarted(machine)?;
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    restarted(machine)
 }
 
-/// How long a restarted agent takes until it answers, with all those volumes.
-fn restart(machine: &Machine, agent: Agent) -> Result<()> {
-    agent.kill()?;
+/// Puts store paths into the store, through the commit that each fetch ends with; how many seconds that took.
+fn many(machine: &Machine) -> Result<f64> {
+    let start = now();
+    let store = NodeStore::open(&machine.path("state"))?;
+    for batch in 0..PATHS / BATCH {
+        Closure::new(&format!("many-{batch}"), BATCH, 10)?.commit(&store)?;
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// How long an agent that was killed takes until it answers and until it is ready, with what lies there.
+fn restarted(machine: &Machine) -> Result<()> {
     let start = now();
     let agent = machine.start()?;
+    let answers = start.elapsed().as_secs_f64();
+    let client = agent.client()?;
+    while client.probe().map_err(|status| anyhow::anyhow!("{status}"))? != Some(true) {
+        ensure!(start.elapsed().as_secs() < 120, "the agent does not become ready");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let ready = start.elapsed().as_secs_f64();
+    // What it counts and compares afterwards counts, too.
+    std::thread::sleep(Duration::from_secs(5));
+    let paths = fs::read_dir(machine.path("state/meta"))?.count();
     say(&format!(
-        "Killed and started again with {} volumes: answers after {:.2} s.",
+        "Killed and started again with {} volumes and {paths} store paths: answers after {answers:.2} s, is ready after {ready:.2} s; at most {:.0} MiB.",
         machine.records()?.len(),
-        start.elapsed().as_secs_f64()
+        status_mib(agent.id(), "VmHWM:").context("no memory figure")?
     ))?;
     agent.kill()
 }

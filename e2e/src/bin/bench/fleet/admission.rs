@@ -59,7 +59,7 @@ pub(super) async fn measured(cluster: &Cluster, authority: &[u8], webhook: u16) 
         own: Some((&certificate, &key)),
     };
     let create = format!("/api/v1/namespaces/{TEAM}/pods?dryRun=All");
-    let mut plain = pods::labelled(0);
+    let mut plain = pods::labelled(pods::PODS);
     drop(plain["metadata"]["labels"].take());
     let direct = Identity { authority, own: None };
     Ok(vec![
@@ -74,7 +74,7 @@ pub(super) async fn measured(cluster: &Cluster, authority: &[u8], webhook: u16) 
             "dry-run create of a pod with it",
             (port, &api),
             &create,
-            &pods::labelled(0),
+            &pods::labelled(pods::PODS),
         )
         .await?,
         asked("the webhook alone", (webhook, &direct), "/mutate-pods", &review()).await?,
@@ -112,7 +112,7 @@ async fn asked(name: &str, (port, identity): (u16, &Identity<'_>), path: &str, b
 
 /// What the API server asks of a pod.
 fn review() -> Value {
-    let pod = pods::labelled(0);
+    let pod = pods::labelled(pods::PODS);
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {

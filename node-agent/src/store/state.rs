@@ -16,7 +16,7 @@ use super::{NodeStore, StoreError, lease::Live, list, mounts};
 use crate::snapshot::{
     happening::Pod,
     status::{PublishedVolume, StoreNumbers},
-    store::{BuiltView, StoreState},
+    store::{BuiltView, Layer, StoreState},
     view::{BridgeId, ViewDigest, ViewKind},
 };
 
@@ -202,7 +202,6 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Opt
     }
 }
 
-/// When a file was written or touched; the epoch where that cannot be told, so that it goes first.
 /// A layer is used when a view that has it is: making another pod see a view that is mounted touches no layer's record.
 fn used_with_views(layers: &mut [Layer], views: &[BuiltView]) {
     let mut used = BTreeMap::new();
@@ -219,6 +218,7 @@ fn used_with_views(layers: &mut [Layer], views: &[BuiltView]) {
     }
 }
 
+/// When a file was written or touched; the epoch where that cannot be told, so that it goes first.
 fn modified(path: &Path) -> SystemTime {
     fs::symlink_metadata(path)
         .and_then(|found| found.modified())

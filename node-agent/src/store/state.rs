@@ -58,7 +58,7 @@ impl NodeStore {
     }
 
     fn state_with(&self, live: Vec<Live>) -> Result<StoreState, StoreError> {
-        let layers = self.layers()?;
+        let mut layers = self.layers()?;
         let mut unknown_use = false;
         let mut leases = Vec::new();
         for lease in live {

@@ -94,9 +94,33 @@ pub enum SetupError {
     Tls(#[source] rustls::Error),
 }
 
+/// What all downloads of a process may take together: the memory of decoders, the connections besides each download's
+/// first, and the memory for what they bring early. Cheap to clone; clones are the same bounds.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    windows: Windows,
+    ahead: Ahead,
+}
+
+impl Bounds {
+    /// As `options` has them.
+    pub fn new(options: &Options) -> Self {
+        Self {
+            windows: Windows::new(options.decoder_windows),
+            ahead: Ahead::new(options),
+        }
+    }
+}
+
 impl Substituter {
-    /// Checks the configuration; asks nobody yet.
+    /// Checks the configuration; asks nobody yet. Its bounds are its own.
     pub fn new(caches: Vec<CacheConfig>, options: Options) -> Result<Self, SetupError> {
+        let bounds = Bounds::new(&options);
+        Self::within(&bounds, caches, options)
+    }
+
+    /// As [`Substituter::new`], within bounds that others share.
+    pub fn within(bounds: &Bounds, caches: Vec<CacheConfig>, options: Options) -> Result<Self, SetupError> {
         if caches.is_empty() {
             return Err(SetupError::Config(ConfigError::NoCaches));
         }
@@ -123,8 +147,7 @@ impl Substituter {
             })
             .collect();
         let memory = Memory::new(&options, sources.len());
-        let windows = Windows::new(options.decoder_windows);
-        let ahead = Ahead::new(&options);
+        let Bounds { windows, ahead } = bounds.clone();
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -168,8 +191,9 @@ impl Substituter {
     ///
     /// That may be another cache's narinfo where the first one's bytes were bad, with the same references but perhaps
     /// another hash: builds need not be reproducible. On failure nothing is left at `target`. Memory: at most
-    /// `Options::queued_chunks` chunks, the unpacker's buffers, and the decoder's window, which is taken out of
-    /// `Options::decoder_windows` for all downloads together. When the future is dropped,
+    /// `Options::queued_chunks` chunks, the unpacker's blocks (3 MiB where it has threads of its own), and what is taken out
+    /// of the [`Bounds`] for all downloads together: the decoder's window, the blocks of `.xz` that are decoded ahead, and
+    /// what more connections bring early. When the future is dropped,
     /// its thread stops at the next read and removes what it had unpacked.
     pub async fn substitute(
         &self,

@@ -47,6 +47,8 @@ impl Deref for Piece {
 /// As many blocks as are worked on, used again and again, and the one that is being filled.
 pub(super) struct Blocks {
     current: Arc<Pages>,
+    /// Nobody works on these.
+    spare: Vec<Arc<Pages>>,
     /// Blocks that somebody is done with. Not all come back; others are made instead.
     returned: Receiver<Arc<Pages>>,
     back: Sender<Arc<Pages>>,
@@ -60,6 +62,7 @@ impl Blocks {
         let cores = available_parallelism().map_or(1, NonZero::get);
         Self {
             current: Arc::new(Pages::new(SIZE)),
+            spare: Vec::new(),
             returned,
             back,
             threads: nar_size >= LARGE && cores > 1,
@@ -83,6 +86,13 @@ impl Blocks {
 
     /// Whether nobody else works on the current block.
     pub(super) fn is_free(&mut self) -> bool {
+        // Whoever still has one of these gives it back too.
+        let last = |block: &mut Arc<Pages>| Arc::get_mut(block).is_some();
+        self.spare.extend(
+            self.returned
+                .try_iter()
+                .filter_map(|mut block| last(&mut block).then_some(block)),
+        );
         Arc::get_mut(&mut self.current).is_some()
     }
 
@@ -96,16 +106,11 @@ impl Blocks {
         if self.is_free() {
             self.fillable().copy_within(kept, 0);
         } else {
-            let mut next = self.unused();
+            let next = self.spare.pop();
+            let mut next = next.unwrap_or_else(|| Arc::new(Pages::new(SIZE)));
             Arc::make_mut(&mut next)[..kept.len()].copy_from_slice(&self.current[kept]);
             self.current = next;
         }
-    }
-
-    fn unused(&self) -> Arc<Pages> {
-        let mut returned = self.returned.try_iter();
-        let unused = returned.find_map(|mut block| Arc::get_mut(&mut block).is_some().then_some(block));
-        unused.unwrap_or_else(|| Arc::new(Pages::new(SIZE)))
     }
 }
 
@@ -144,6 +149,8 @@ mod tests {
         let mut blocks = Blocks::new(0);
         blocks.fillable()[..4].copy_from_slice(b"kept");
         let place = blocks.as_ptr();
+        // Also where somebody was faster than the one who fills it.
+        blocks.piece(0..4).give(&blocks.back);
         blocks.begin_with(1..4);
         assert_eq!((blocks.as_ptr(), &blocks[..3]), (place, &b"ept"[..]));
     }

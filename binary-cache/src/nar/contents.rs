@@ -1,10 +1,7 @@
 //! The contents of one regular file on their way to disk: past the page cache where there are many.
 //! Never decides what is written, and never fails where the ordinary way would do.
 
-use std::{
-    fs::File,
-    io::{self, Write},
-};
+use std::{fs::File, io, os::unix::fs::FileExt};
 
 use rustix::{
     fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl},
@@ -21,12 +18,17 @@ const DIRECT: u64 = 1 << 20;
 pub(super) struct Contents {
     file: File,
     direct: bool,
+    written: u64,
 }
 
 impl Contents {
     /// A new, empty file that will have `length` bytes.
     pub(super) fn new(file: File, length: u64) -> Self {
-        let mut contents = Self { file, direct: false };
+        let mut contents = Self {
+            file,
+            direct: false,
+            written: 0,
+        };
         if length >= DIRECT && contents.set_direct(true).is_ok() {
             contents.direct = true;
             // One stretch of the disk, however many files are written at once. Where that is not to be had, a full disk
@@ -44,21 +46,33 @@ impl Contents {
     /// Appends the next piece.
     pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         if !self.direct {
-            return self.file.write_all(piece);
+            return self.append(piece);
         }
         let (pages, tail) = piece.split_at(piece.len() - piece.len() % PAGE);
-        match self.file.write_all(pages) {
-            // A file system that takes such writes only at other places, or from other memory. Nothing was written: a
-            // refused write is refused as a whole.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                self.set_direct(false)?;
-                return self.file.write_all(piece);
-            }
-            written => written?,
-        }
+        self.append(pages)?;
         if !tail.is_empty() {
             self.set_direct(false)?;
-            self.file.write_all(tail)?;
+            self.append(tail)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on where the last write ended, whatever part of a piece that was. A file system that takes direct writes only at
+    /// other places, or from other memory, is written to the ordinary way from there on.
+    fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.write_at(bytes, self.written) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.written += count as u64;
+                    bytes = &bytes[count..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if self.direct && error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                    self.set_direct(false)?;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -117,10 +131,28 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_direct_write_is_written_the_ordinary_way() {
+    fn a_refused_direct_write_is_written_the_ordinary_way_from_where_it_stands() {
         let folder = tempfile::tempdir().unwrap();
-        // Pieces that begin anywhere in memory are what such a file system refuses.
-        let (found, wanted, _) = written(folder.path(), DIRECT as usize + 4097, 4097);
-        assert!(found == wanted);
+        let mut bytes = Pages::new(DIRECT as usize + 4 * PAGE);
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = (index % 251) as u8;
+        }
+        let path = folder.path().join("file");
+        let mut contents = Contents::new(File::create(&path).unwrap(), DIRECT + 2 * PAGE as u64);
+        let was_direct = contents.direct;
+        contents.write(&bytes[..PAGE]).unwrap();
+        assert_eq!(contents.direct, was_direct);
+        // Whole pages, out of memory that begins anywhere: what such a file system refuses.
+        contents.write(&bytes[PAGE + 1..3 * PAGE + 1]).unwrap();
+        assert!(!contents.direct);
+        contents.write(&bytes[..DIRECT as usize - PAGE]).unwrap();
+        drop(contents.finish());
+        let wanted = [
+            &bytes[..PAGE],
+            &bytes[PAGE + 1..3 * PAGE + 1],
+            &bytes[..DIRECT as usize - PAGE],
+        ]
+        .concat();
+        assert!(fs::read(path).unwrap() == wanted);
     }
 }

@@ -23,7 +23,8 @@ pub(super) struct Granted {
     pub(super) is_largest: bool,
     /// What the decoder may hold besides of blocks that it decodes ahead, on other cores.
     pub(super) ahead: u64,
-    _held: Vec<OwnedSemaphorePermit>,
+    /// Given back with this.
+    held: Vec<OwnedSemaphorePermit>,
 }
 
 impl Windows {
@@ -56,7 +57,7 @@ impl Windows {
             bytes,
             is_largest: bytes == self.largest,
             ahead: 0,
-            _held: vec![held],
+            held: vec![held],
         })
     }
 
@@ -71,7 +72,7 @@ impl Windows {
         }
         if let Ok(held) = self.free.clone().try_acquire_many_owned(permits) {
             granted.ahead = ahead;
-            granted._held.push(held);
+            granted.held.push(held);
         }
     }
 }

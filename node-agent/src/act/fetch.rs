@@ -116,10 +116,7 @@ impl Fetcher {
                 .map(|narinfo| Arc::clone(narinfo))
                 .ok_or_else(|| missing(&wanted.path))
         });
-        let mut pending = pending.collect::<Result<Vec<_>, _>>()?;
-        // The largest first: begun last it would end long after all others, on one core.
-        pending.sort_by_key(|narinfo| std::cmp::Reverse(narinfo.nar_size()));
-        let pending = VecDeque::from(pending);
+        let pending = pending.collect::<Result<VecDeque<_>, _>>()?;
         let store = self.store.clone();
         let disk = plan.disk;
         let (work, reservation) = blocking(move || {

@@ -130,7 +130,11 @@ pub fn mount(plan: &ViewPlan, store: &NodeStore) -> Result<(), ViewError> {
     let at = store.layout().view_mount(&plan.digest, plan.kind);
     let _one_at_a_time = store.lock_view(&plan.digest)?;
     if is_mounted_read_only(&at)? {
-        return Ok(());
+        // Of an overlay that is all; a plain view's files are on a disk, which may be read-only itself at the moment.
+        return match plan.kind {
+            ViewKind::Overlay => Ok(()),
+            ViewKind::Plain => mount_at_home(plan, store),
+        };
     }
     if plan.kind == ViewKind::Overlay
         && let Some(tree) = overlay::mount_by_descriptors(plan, store)?
@@ -146,6 +150,16 @@ pub fn mount_with(method: Method, plan: &ViewPlan, store: &NodeStore) -> Result<
         Method::Descriptors => mount(plan, store),
         Method::Options => mount_at_home(plan, store),
     }
+}
+
+/// As [`unmount_view`], unless a lease or a volume's record names the view by now. Nobody can lease it meanwhile, so whoever
+/// does finds it mounted and kept so, or not mounted.
+pub fn unmount_unused(digest: &ViewDigest, store: &NodeStore) -> Result<(), ViewError> {
+    let _exclusive = store.exclusively()?;
+    if store.is_view_wanted(digest)? {
+        return Ok(());
+    }
+    unmount_view(digest, store)
 }
 
 /// Takes the view's own mount away; what was published from it stays. Does nothing where there is none.

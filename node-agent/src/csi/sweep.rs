@@ -31,6 +31,8 @@ use crate::{
 
 /// Between two sweeps.
 const EVERY: Duration = Duration::from_secs(60);
+/// More looks at what a first one could not explain.
+const LOOKS: usize = 2;
 
 /// Which step of a sweep failed.
 #[derive(Debug, thiserror::Error)]
@@ -136,8 +138,20 @@ fn sweep_into(
     may_go.then(|| make_room(store, most, now)).transpose()
 }
 
-/// The plan, and the records that it is about.
+/// The plan, and the records that it is about. A volume that comes while it is being looked has a mount that no record
+/// explained yet: looked at again, it has one.
 fn look(store: &NodeStore, pods: &Path, now: SystemTime) -> Result<(SweepPlan, Vec<VolumeRecord>), SweepError> {
+    let mut found = look_once(store, pods, now)?;
+    for _ in 0..LOOKS {
+        if found.0.unexplained.is_empty() {
+            break;
+        }
+        found = look_once(store, pods, now)?;
+    }
+    Ok(found)
+}
+
+fn look_once(store: &NodeStore, pods: &Path, now: SystemTime) -> Result<(SweepPlan, Vec<VolumeRecord>), SweepError> {
     let of_store = |source| SweepError::Store { source };
     // The pods are listed after the records: a volume that is published in between has its pod on the list.
     let records = store.volume_records().map_err(of_store)?;
@@ -195,7 +209,7 @@ fn take(step: &Sweep, store: &NodeStore, pods: &Path) -> Result<(), SweepError> 
         }
         // As the mount table names it, which knows no links.
         Sweep::Unmount { target } => unmount(Path::new("/"), target),
-        Sweep::UnmountView { view } => view::unmount_view(view, store).map_err(|source| SweepError::View { source }),
+        Sweep::UnmountView { view } => view::unmount_unused(view, store).map_err(|source| SweepError::View { source }),
     }
 }
 

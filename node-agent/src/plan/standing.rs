@@ -66,6 +66,11 @@ impl Standings {
                 known.packages.clone_from(variants);
             }
             What::Published { .. } => known.pods.extend(happening.pod.clone()),
+            // Of what was selected before nothing is said.
+            What::Fetching { .. } | What::Failed { .. } if generation.is_some_and(|now| now != known.generation) => {
+                known.generation = generation.unwrap_or(known.generation);
+                known.packages.clear();
+            }
             What::Fetching { .. }
             | What::Unpublished { .. }
             | What::Forgotten
@@ -139,7 +144,8 @@ impl Standings {
         // What was made is there, unless something that happened since says otherwise of the same generation.
         for made in &at_work.made {
             let report = reports.entry(&made.key).or_insert_with(|| made.report());
-            if report.generation != made.generation || report.standing == Standing::Pending {
+            let is_newer = made.generation > report.generation;
+            if is_newer || made.generation == report.generation && report.standing == Standing::Pending {
                 *report = EnvironmentReport {
                     pods: report.pods,
                     ..made.report()
@@ -477,6 +483,37 @@ mod tests {
             ..made(1)
         };
         assert_eq!(standing(&Standings::default(), &[], &[other]), None);
+    }
+
+    #[test]
+    fn a_failure_is_told_of_the_generation_that_failed_whatever_was_made_of_the_one_before() {
+        let mut standings = Standings::default();
+        let made = |generation| Made {
+            key: key("x"),
+            generation,
+            packages: vec![("cuda".to_owned(), "cu126".to_owned())],
+        };
+        let selected = What::Selected {
+            variants: made(1).packages,
+        };
+        standings.take(&happening("p", "x", selected), &catalogue(1));
+        standings.take(&happening("p", "x", published()), &catalogue(1));
+        standings.take(&happening("q", "x", failed(Reason::NotInAnyCache)), &catalogue(2));
+        let at_work = AtWork {
+            under_way: Vec::new(),
+            made: vec![made(1)],
+        };
+        let report = &standings.reports(&catalogue(2), &at_work)[0];
+        assert_eq!((report.generation, report.pods, report.packages.len()), (2, 1, 0));
+        assert!(matches!(report.standing, Standing::Failed { .. }), "{report:?}");
+        // What is made of the new one is told over what was true of the old one.
+        let mut standings = Standings::default();
+        standings.made(made(1));
+        let at_work = AtWork {
+            under_way: Vec::new(),
+            made: vec![made(1), made(2)],
+        };
+        assert_eq!(standings.reports(&catalogue(2), &at_work)[0].generation, 2);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use binary_cache::cache::CacheConfig;
+use binary_cache::{cache::CacheConfig, options::Options, substitute::Bounds};
 use crds::{
     catalogue::Granted,
     domain::{code::GpuCode, store_path::StorePath},
@@ -96,6 +96,7 @@ struct Shared {
     patience: Mutex<Patience<Order>>,
     warm: Mutex<Warm<Order>>,
     read: Mutex<BTreeMap<StorePath, GpuCode>>,
+    bounds: Bounds,
     supplies: Mutex<VecDeque<(Vec<CacheConfig>, Supply)>>,
     downloaded: AtomicU64,
 }
@@ -158,6 +159,7 @@ impl Provision {
                 patience: Mutex::default(),
                 warm: Mutex::default(),
                 read: Mutex::default(),
+                bounds: Bounds::new(&Options::default()),
                 supplies: Mutex::default(),
                 downloaded: AtomicU64::new(0),
             }),
@@ -318,7 +320,8 @@ impl Shared {
         let entry = match known.and_then(|at| supplies.remove(at)) {
             Some(entry) => entry,
             None => {
-                let supply = Supply::new(self.means.store.clone(), configs.clone(), self.means.parallel)?;
+                let (store, caches) = (self.means.store.clone(), configs.clone());
+                let supply = Supply::within(&self.bounds, store, caches, self.means.parallel)?;
                 (configs, supply)
             }
         };

@@ -13,7 +13,7 @@ use binary_cache::{
     key::KeyRing,
     narinfo::VerifiedNarInfo,
     options::Options,
-    substitute::{SetupError, Substituter},
+    substitute::{Bounds, SetupError, Substituter},
 };
 use crds::domain::store_path::StorePath;
 use tokio::task::{JoinError, spawn_blocking};
@@ -90,8 +90,19 @@ pub struct Supply {
 impl Supply {
     /// Asks `caches`, fetches `parallel` store paths at once.
     pub fn new(store: NodeStore, caches: Vec<CacheConfig>, parallel: usize) -> Result<Self, SupplyError> {
+        Self::within(&Bounds::new(&Options::default()), store, caches, parallel)
+    }
+
+    /// As [`Supply::new`], within bounds that all supplies of a process share.
+    pub(super) fn within(
+        bounds: &Bounds,
+        store: NodeStore,
+        caches: Vec<CacheConfig>,
+        parallel: usize,
+    ) -> Result<Self, SupplyError> {
         let rings = caches.iter().map(|cache| cache.keys.clone()).collect();
-        let caches = Substituter::new(caches, Options::default()).map_err(|source| SupplyError::Setup { source })?;
+        let caches = Substituter::within(bounds, caches, Options::default());
+        let caches = caches.map_err(|source| SupplyError::Setup { source })?;
         Ok(Self {
             store,
             caches,

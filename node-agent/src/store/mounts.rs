@@ -1,5 +1,6 @@
 //! What is mounted in the calling thread's mount namespace: one place, or the table that `/proc/thread-self/mountinfo` gives.
-//! Never asks a mounted file system for anything that it would have to look for: a dead one would hang us.
+//! Never asks a mounted file system for anything that it would have to look for: a dead one would hang us. What is asked is
+//! in memory, and asked of mounts of ours alone.
 
 use std::{
     ffi::OsString,
@@ -69,7 +70,7 @@ pub fn at(at: &Path) -> Result<Option<Mount>, StoreError> {
     }
 }
 
-/// Whether something is mounted at `at` through which nobody can write.
+/// Whether something is mounted at `at` through which nobody can write now: because of the mount, or of its file system.
 pub fn is_read_only(at: &Path) -> Result<bool, StoreError> {
     if !is_mounted(at)? {
         return Ok(false);

@@ -175,6 +175,17 @@ impl NodeStore {
         Ok(views)
     }
 
+    /// Whether a lease or a volume's record names a view; it is taken for so where one of them cannot be read. Hold the
+    /// exclusive lock.
+    pub(crate) fn is_view_wanted(&self, digest: &ViewDigest) -> Result<bool, StoreError> {
+        let leases = self.live_leases()?;
+        let leased = leases.iter().any(|lease| match lease {
+            Live::Keeps(content) => content.view.as_ref() == Some(digest),
+            Live::Unreadable => true,
+        });
+        Ok(leased || self.published_views().map_or(true, |views| views.contains(digest)))
+    }
+
     fn published_views(&self) -> Result<BTreeSet<ViewDigest>, StoreError> {
         let folder = self.layout().volumes();
         let files = list(&folder)?.into_iter().filter(|name| name.ends_with(".json"));

@@ -31,6 +31,8 @@ impl Reservation {
             Ok(()) => Some((file, bytes)),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => None,
             Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
+                // Some file systems keep what they could take: that is free as well.
+                file.set_len(0).map_err(|source| StoreError::Write { path, source })?;
                 let free = store.free_bytes()?;
                 return Err(FetchRefusal::InsufficientDisk {
                     needed: bytes,

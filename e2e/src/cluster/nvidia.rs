@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{Cluster, built};
-use crate::programs::{Ended, ended, finished, source_folder};
+use crate::programs::{Ended, compile, ended, finished, source_folder};
+use crate::skip;
 
 /// What a pod asks for.
 pub const GPU: &str = "nvidia.com/gpu";
@@ -27,6 +28,9 @@ pub struct Programs {
 impl Programs {
     /// Nothing, and `check` on the record of skipped checks, where this machine cannot build them.
     pub fn find(check: &str) -> Result<Option<Self>> {
+        if skip::without(check, skip::root()).is_none() {
+            return Ok(None); // no node to run them on
+        }
         let folder = built(check, Command::new(source_folder().join("e2e/cluster/nvidia.sh")))?;
         Ok(folder.map(|folder| Self { folder }))
     }
@@ -171,5 +175,5 @@ pub fn application(folder: &Path, runtime: &Path, soname: &str) -> Result<()> {
         "-Wl,-rpath,$ORIGIN/../lib".to_owned(),
         format!("-DRUNTIME=\"{soname}\""),
     ];
-    crate::programs::compile("mapped", &folder.join("bin/mapped"), &flags)
+    compile("mapped", &folder.join("bin/mapped"), &flags)
 }

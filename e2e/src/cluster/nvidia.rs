@@ -67,11 +67,12 @@ impl Drop for Plugin {
 }
 
 impl Cluster {
-    /// Installs the container toolkit on a node, with its runtime as the default; the node starts anew with it, in the mode `cdi`.
-    pub fn install_toolkit(&self, node: &str, programs: &Programs) -> Result<()> {
+    /// Installs the container toolkit on a node whose driver lies below that folder, with its runtime as the default; the node starts anew
+    /// with it, in the mode `cdi`.
+    pub fn install_toolkit(&self, node: &str, programs: &Programs, driver_root: &str) -> Result<()> {
         let config = self.folder.join(node).join("containerd.toml");
         let config = config.to_str().context("a temporary name that is not UTF-8")?;
-        self.toolkit(node, "install", programs, config)?;
+        self.toolkit(node, "install", programs, &[config, driver_root])?;
         self.power_off(node)?;
         self.start_kubelet(node)?;
         let class = json!({
@@ -84,12 +85,12 @@ impl Cluster {
 
     /// How containers get their devices from now on: `cdi` or `legacy`.
     pub fn set_toolkit_mode(&self, node: &str, programs: &Programs, mode: &str) -> Result<()> {
-        self.toolkit(node, "mode", programs, mode)
+        self.toolkit(node, "mode", programs, &[mode])
     }
 
-    fn toolkit(&self, node: &str, word: &str, programs: &Programs, argument: &str) -> Result<()> {
+    fn toolkit(&self, node: &str, word: &str, programs: &Programs, arguments: &[&str]) -> Result<()> {
         let mut script = self.on(node, source_folder().join("e2e/cluster/toolkit.sh"))?;
-        finished(script.arg(word).arg(&programs.folder).arg(argument))?;
+        finished(script.arg(word).arg(&programs.folder).args(arguments))?;
         Ok(())
     }
 
@@ -125,7 +126,7 @@ impl Cluster {
         strategy: Strategy,
         libraries: &str,
     ) -> Result<Plugin> {
-        let log = self.folder.join(format!("log/nvidia-device-plugin-{strategy:?}.log"));
+        let log = self.folder.join(format!("log/{node}-device-plugin-{strategy:?}.log"));
         // It goes with whoever started it.
         let mut start = self.on(node, "setpriv")?;
         start

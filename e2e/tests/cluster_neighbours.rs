@@ -10,16 +10,17 @@ use e2e::closure::{Closure, DRIVER_LINK};
 use e2e::cluster;
 use e2e::cluster::chart::NAMESPACE;
 use e2e::cluster::neighbour::{DEVICE, LIBRARY, RESOURCE};
-use e2e::cluster::nvidia::{CLASS, GPU, Programs, Strategy, application};
-use e2e::cluster::site::{Site, TEAM, injected, on_node, pod};
+use e2e::cluster::nvidia::{CLASS, GPU, Plugin, Programs, Strategy, application};
+use e2e::cluster::site::{LATE, Site, TEAM, injected, on_node, pod};
 use e2e::layout::Layout;
 use e2e::programs::{Ended, compile, finished};
 use e2e::{documents, parts};
 use serde_json::{Value, json};
 
-/// The node that NVIDIA's programs run on, its driver, and where that lies on the host.
-const NODE: &str = "node3";
-const DRIVER: &str = "550.163.01";
+/// The nodes that NVIDIA's programs run on, and where their driver is: among the host's own files, or as a GPU Operator's container shows it.
+const NODES: [(&str, &str); 2] = [("node3", "/"), (LATE.1, "/run/nvidia/driver")];
+/// That driver, and where its libraries lie there.
+const DRIVER: &str = LATE.2;
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu/nvidia/current";
 /// The toolkit's modes, and where each shows the driver's libraries in a pod.
 const MODES: [(&str, &str); 2] = [("cdi", LIBRARIES), ("legacy", "/usr/lib/x86_64-linux-gnu")];
@@ -42,38 +43,33 @@ fn nvidias_runtime_and_plugin_give_their_part_and_an_environment_ours() {
     let Some(site) = Site::with(check, added).unwrap() else {
         return;
     };
+    site.cluster.join(LATE.0, &json!([])).unwrap();
     let reported = reported(&site);
     apply(&site, &mapped);
-    site.cluster.install_toolkit(NODE, &programs).unwrap();
-    the_specification_is_of_the_nodes_driver(&site);
-    the_plugin_waits_where_no_driver_answers(&site, &programs);
-    discovery_finds_no_gpu_and_false_labels_go_beside_it(&site, &programs);
-    let _plugin = site
-        .cluster
-        .start_nvidia_plugin(NODE, &programs, Strategy::Tegra, LIBRARIES)
-        .unwrap();
-    site.cluster
-        .until("kubelet has the plugin's devices", || {
-            Ok(site.cluster.devices(NODE)? == "4")
-        })
-        .unwrap();
-    let pods = Pods::new(&site);
-    for (mode, theirs) in MODES {
-        site.cluster.set_toolkit_mode(NODE, &programs, mode).unwrap();
-        let [both, alone, ours] = pods.start(mode);
-        for pod in [&both, &alone] {
-            pods.what_is_theirs_is_there(pod, theirs);
+    let nodes = NODES.map(|(node, root)| Beside::new(&site, &programs, node, root));
+    for node in &nodes {
+        node.the_specification_is_of_its_driver();
+        node.the_plugin_waits_where_no_driver_answers();
+        node.discovery_finds_no_gpu_and_false_labels_go_beside_it();
+        let _plugin = node.plugin_that_offers_a_device();
+        for (mode, theirs) in MODES {
+            let [both, alone, ours] = node.pods(mode);
+            for pod in [&both, &alone] {
+                node.what_is_theirs_is_there(pod, theirs);
+            }
+            node.the_environments_program_has_ours_in_memory(&both);
+            node.the_images_program_has_theirs_in_memory(&both, theirs);
+            node.the_images_program_has_theirs_in_memory(&alone, theirs);
+            node.nothing_is_ours(&alone);
+            node.without_a_device_nothing_is_theirs(&ours);
         }
-        pods.the_environments_program_has_ours_in_memory(&both);
-        pods.the_images_program_has_theirs_in_memory(&both, theirs);
-        pods.the_images_program_has_theirs_in_memory(&alone, theirs);
-        pods.nothing_is_ours(&alone);
-        pods.without_a_device_nothing_is_theirs(&ours);
+        node.all_of_it_was_started_by_nvidias_runtime();
     }
-    all_of_the_node_was_started_by_nvidias_runtime(&site);
     a_device_plugin_and_cdi_go_together_with_an_environment(&site);
     assert_eq!(self::reported(&site), reported, "labels of others count for nothing");
-    site.pods_leave_nothing(&[NODE, "node2"]).unwrap();
+    site.pods_leave_nothing(&[NODES[0].0, NODES[1].0, "node2"]).unwrap();
+    let freed = site.cluster.unload_driver(LATE.1).unwrap();
+    assert_eq!(freed.code, 0, "nobody holds the operator's driver: {freed:?}");
 }
 
 /// An environment of the runtime 12.4 with the program `mapped`.
@@ -101,102 +97,170 @@ fn reported(site: &Site) -> [String; 2] {
     let labels = "{range .items[*]}{.metadata.name}={.metadata.labels['cudaenv\\.dev/cuda']} {end}";
     site.cluster
         .until("nodes are labelled", || {
-            Ok(site.cluster.field("nodes", labels)?.contains("node3=12.4"))
+            let all = site.cluster.field("nodes", labels)?;
+            Ok(NODES.iter().all(|(node, _)| all.contains(&format!("{node}=12.4"))))
         })
         .unwrap();
     let path = "{range .items[*]}{.metadata.name}={.status.class} {.status.driver.version} {end}";
     [("cudanodes", path), ("nodes", labels)].map(|(kind, path)| site.cluster.field(kind, path).unwrap())
 }
 
-/// NVIDIA's own tool found the real driver, and wrote its real hooks; only the devices do nothing.
-fn the_specification_is_of_the_nodes_driver(site: &Site) {
-    let specification = site.cluster.specification(NODE).unwrap();
-    let edits = &specification["containerEdits"];
-    let mounts: Vec<_> = edits["mounts"].as_array().unwrap().iter().collect();
-    let libcuda = format!("{LIBRARIES}/libcuda.so.{DRIVER}");
-    assert!(
-        mounts.iter().any(|mount| mount["containerPath"] == libcuda),
-        "{specification}"
-    );
-    let hooks = edits["hooks"].to_string();
-    for hook in ["create-symlinks", "update-ldcache"] {
-        assert!(hooks.contains(&format!("\"{hook}\"")), "{hooks}");
-    }
-    assert_eq!(
-        specification["devices"][0]["containerEdits"]["deviceNodes"]
-            .as_array()
-            .unwrap()
-            .len(),
-        3
-    );
-}
-
-fn the_plugin_waits_where_no_driver_answers(site: &Site, programs: &Programs) {
-    let plugin = site
-        .cluster
-        .start_nvidia_plugin(NODE, programs, Strategy::Driver, LIBRARIES)
-        .unwrap();
-    site.cluster
-        .until("the plugin waits", || {
-            Ok(plugin.log()?.contains("No devices found. Waiting indefinitely."))
-        })
-        .unwrap();
-    let log = plugin.log().unwrap();
-    assert!(log.contains("Failed to initialize NVML: Driver Not Loaded"), "{log}");
-    assert_eq!(site.cluster.devices(NODE).unwrap(), "", "kubelet heard of nothing");
-}
-
-/// Its own labels as it leaves them for Node Feature Discovery, then those it would write with the newest driver and GPU.
-fn discovery_finds_no_gpu_and_false_labels_go_beside_it(site: &Site, programs: &Programs) {
-    let (done, labels) = site.cluster.discover(NODE, programs, LIBRARIES).unwrap();
-    assert!(
-        done.stderr
-            .contains("Failed to initialize resource manager: Driver Not Loaded"),
-        "{done:?}"
-    );
-    let mut labels: Vec<_> = labels.lines().collect();
-    labels.sort_unstable();
-    let [time, gpu] = &labels[..] else {
-        unreachable!("{labels:?}");
-    };
-    assert!(time.starts_with("nvidia.com/gfd.timestamp="), "{time}");
-    assert_eq!(*gpu, "nvidia.com/vgpu.present=false");
-    labels.extend([
-        "nvidia.com/gpu.present=true",
-        "nvidia.com/gpu.compute.major=12",
-        "nvidia.com/cuda.driver.major=580",
-        "nvidia.com/cuda.driver-version.full=580.95.05",
-        "nvidia.com/cuda.runtime-version.full=13.0",
-    ]);
-    site.cluster
-        .printed(&[&["label", "nodes", NODE], &labels[..]].concat())
-        .unwrap();
-}
-
-/// Pods of the node, with what an image with CUDA of its own has.
-struct Pods<'a> {
+/// A node with NVIDIA's programs, and what an image with CUDA of its own has.
+struct Beside<'a> {
     site: &'a Site,
+    programs: &'a Programs,
+    node: &'static str,
+    root: &'static str,
     application: PathBuf,
     soname: &'a str,
 }
 
-impl<'a> Pods<'a> {
-    fn new(site: &'a Site) -> Self {
+impl<'a> Beside<'a> {
+    /// Installs the container toolkit there.
+    fn new(site: &'a Site, programs: &'a Programs, node: &'static str, root: &'static str) -> Self {
         let toolkit = &site.stage.closure("12.4").unwrap().toolkit;
         let soname = &toolkit.soname;
-        let folder = site.stage.folder().join("application");
+        let folder = site.stage.folder().join(format!("application-{node}"));
         application(&folder, &toolkit.root.join("lib").join(soname), soname).unwrap();
+        site.cluster.install_toolkit(node, programs, root).unwrap();
         Self {
             site,
+            programs,
+            node,
+            root,
             application: folder,
             soname,
         }
     }
 
-    /// One that asks for a device and an environment, and those that ask for one of them alone.
-    fn start(&self, mode: &str) -> [String; 3] {
-        let names = ["both", "alone", "ours"].map(|name| format!("{name}-{mode}"));
-        let [both, alone, ours] = names.each_ref().map(|name| plain(name, &self.application));
+    /// Where the node has the driver's libraries.
+    fn libraries(&self) -> String {
+        format!("{}{LIBRARIES}", self.root.trim_end_matches('/'))
+    }
+
+    /// NVIDIA's own tool found the real driver, and wrote its real hooks; only the devices do nothing.
+    fn the_specification_is_of_its_driver(&self) {
+        let specification = self.site.cluster.specification(self.node).unwrap();
+        let edits = &specification["containerEdits"];
+        let mounts: Vec<_> = edits["mounts"].as_array().unwrap().iter().collect();
+        let libcuda = format!("{LIBRARIES}/libcuda.so.{DRIVER}");
+        let host = format!("{}/libcuda.so.{DRIVER}", self.libraries());
+        assert!(
+            mounts
+                .iter()
+                .any(|mount| mount["containerPath"] == libcuda && mount["hostPath"] == host),
+            "{specification}"
+        );
+        let hooks = edits["hooks"].to_string();
+        for hook in ["create-symlinks", "update-ldcache"] {
+            assert!(hooks.contains(&format!("\"{hook}\"")), "{hooks}");
+        }
+        assert_eq!(
+            specification["devices"][0]["containerEdits"]["deviceNodes"]
+                .as_array()
+                .unwrap()
+                .len(),
+            3
+        );
+    }
+
+    fn the_plugin_waits_where_no_driver_answers(&self) {
+        let plugin = self
+            .site
+            .cluster
+            .start_nvidia_plugin(self.node, self.programs, Strategy::Driver, &self.libraries())
+            .unwrap();
+        self.site
+            .cluster
+            .until("the plugin waits", || {
+                Ok(plugin.log()?.contains("No devices found. Waiting indefinitely."))
+            })
+            .unwrap();
+        let log = plugin.log().unwrap();
+        assert!(log.contains("Failed to initialize NVML: Driver Not Loaded"), "{log}");
+        assert_eq!(
+            self.site.cluster.devices(self.node).unwrap(),
+            "",
+            "kubelet heard of nothing"
+        );
+    }
+
+    /// Its own labels as it leaves them for Node Feature Discovery, then those it would write with the newest driver and GPU.
+    fn discovery_finds_no_gpu_and_false_labels_go_beside_it(&self) {
+        let (done, labels) = self
+            .site
+            .cluster
+            .discover(self.node, self.programs, &self.libraries())
+            .unwrap();
+        assert!(
+            done.stderr
+                .contains("Failed to initialize resource manager: Driver Not Loaded"),
+            "{done:?}"
+        );
+        let mut labels: Vec<_> = labels.lines().collect();
+        labels.sort_unstable();
+        let [time, gpu] = &labels[..] else {
+            unreachable!("{labels:?}");
+        };
+        assert!(time.starts_with("nvidia.com/gfd.timestamp="), "{time}");
+        assert_eq!(*gpu, "nvidia.com/vgpu.present=false");
+        labels.extend([
+            "nvidia.com/gpu.present=true",
+            "nvidia.com/gpu.compute.major=12",
+            "nvidia.com/cuda.driver.major=580",
+            "nvidia.com/cuda.driver-version.full=580.95.05",
+            "nvidia.com/cuda.runtime-version.full=13.0",
+        ]);
+        self.site
+            .cluster
+            .printed(&[&["label", "nodes", self.node], &labels[..]].concat())
+            .unwrap();
+    }
+
+    /// The agent's container too: the toolkit is the node's default.
+    fn all_of_it_was_started_by_nvidias_runtime(&self) {
+        let tasks = self
+            .site
+            .cluster
+            .folder()
+            .join(self.node)
+            .join("run/io.containerd.runtime.v2.task/k8s.io");
+        let tasks: Vec<_> = fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path()).collect();
+        let agents = ["get", "pod", "-n", NAMESPACE, "-o"];
+        let path = format!(
+            "jsonpath={{.items[?(@.spec.nodeName=='{}')].status.containerStatuses[0].containerID}}",
+            self.node
+        );
+        let agent = self.site.cluster.printed(&[&agents[..], &[&path]].concat()).unwrap();
+        let agent = agent.split(' ').next().unwrap().trim_start_matches("containerd://");
+        assert!(tasks.iter().any(|task| task.ends_with(agent)), "{agent}: {tasks:?}");
+        for task in &tasks {
+            let options = String::from_utf8_lossy(&fs::read(task.join("options.json")).unwrap()).into_owned();
+            assert!(
+                options.contains("/nvidia-container-runtime\""),
+                "{}: {options}",
+                task.display()
+            );
+        }
+    }
+
+    fn plugin_that_offers_a_device(&self) -> Plugin {
+        let cluster = &self.site.cluster;
+        let plugin = cluster.start_nvidia_plugin(self.node, self.programs, Strategy::Tegra, &self.libraries());
+        cluster
+            .until("kubelet has the plugin's devices", || {
+                Ok(cluster.devices(self.node)? == "4")
+            })
+            .unwrap();
+        plugin.unwrap()
+    }
+
+    /// In that mode of the toolkit: one that asks for a device and an environment, and those that ask for one of them alone.
+    fn pods(&self, mode: &str) -> [String; 3] {
+        let cluster = &self.site.cluster;
+        cluster.set_toolkit_mode(self.node, self.programs, mode).unwrap();
+        let names = ["both", "alone", "ours"].map(|name| format!("{name}-{mode}-{}", self.node));
+        let [both, alone, ours] = names.each_ref().map(|name| self.plain(name));
         for pod in [
             injected(with_device(both), "cuda"),
             with_device(alone),
@@ -207,8 +271,17 @@ impl<'a> Pods<'a> {
         let pods = names.each_ref().map(|name| format!("pod/{name}"));
         let mut arguments = vec!["--for=condition=Ready", "-n", TEAM];
         arguments.extend(pods.iter().map(String::as_str));
-        self.site.cluster.wait(&arguments).unwrap();
+        cluster.wait(&arguments).unwrap();
         names
+    }
+
+    /// A pod for the node, with what an image with CUDA of its own would have in that folder.
+    fn plain(&self, name: &str) -> Value {
+        let mut plain = on_node(pod(name, "exec sleep 3600"), self.node);
+        plain["spec"]["volumes"] = json!([{ "name": "application", "hostPath": { "path": self.application } }]);
+        plain["spec"]["containers"][0]["volumeMounts"] =
+            json!([{ "name": "application", "mountPath": "/opt/application", "readOnly": true }]);
+        plain
     }
 
     fn sh(&self, pod: &str, script: &str) -> Ended {
@@ -223,8 +296,8 @@ impl<'a> Pods<'a> {
         assert_eq!(devices.stdout, expected.concat(), "{pod}: {devices:?}");
         let library = format!("{libraries}/libcuda.so.1");
         let hash = self.sh(pod, &format!("busybox sha256sum <{library}")).stdout;
-        let host = format!("{LIBRARIES}/libcuda.so.{DRIVER}");
-        let of_the_host = finished(self.site.cluster.on(NODE, "sha256sum").unwrap().arg(host)).unwrap();
+        let host = format!("{}/libcuda.so.{DRIVER}", self.libraries());
+        let of_the_host = finished(self.site.cluster.on(self.node, "sha256sum").unwrap().arg(host)).unwrap();
         assert_eq!(hash.split(' ').next(), of_the_host.split(' ').next(), "{pod}");
         let cached = self.sh(
             pod,
@@ -269,42 +342,10 @@ impl<'a> Pods<'a> {
     }
 }
 
-/// A pod for the node, with what an image with CUDA of its own would have in that folder.
-fn plain(name: &str, application: &Path) -> Value {
-    let mut plain = on_node(pod(name, "exec sleep 3600"), NODE);
-    plain["spec"]["volumes"] = json!([{ "name": "application", "hostPath": { "path": application } }]);
-    plain["spec"]["containers"][0]["volumeMounts"] =
-        json!([{ "name": "application", "mountPath": "/opt/application", "readOnly": true }]);
-    plain
-}
-
 fn with_device(mut pod: Value) -> Value {
     pod["spec"]["runtimeClassName"] = CLASS.into();
     pod["spec"]["containers"][0]["resources"]["limits"][GPU] = "1".into();
     pod
-}
-
-/// The agent's container too: the toolkit is the node's default.
-fn all_of_the_node_was_started_by_nvidias_runtime(site: &Site) {
-    let tasks = site
-        .cluster
-        .folder()
-        .join(NODE)
-        .join("run/io.containerd.runtime.v2.task/k8s.io");
-    let tasks: Vec<_> = fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path()).collect();
-    let agents = ["get", "pod", "-n", NAMESPACE, "-o"];
-    let path = format!("jsonpath={{.items[?(@.spec.nodeName=='{NODE}')].status.containerStatuses[0].containerID}}");
-    let agent = site.cluster.printed(&[&agents[..], &[&path]].concat()).unwrap();
-    let agent = agent.split(' ').next().unwrap().trim_start_matches("containerd://");
-    assert!(tasks.iter().any(|task| task.ends_with(agent)), "{agent}: {tasks:?}");
-    for task in &tasks {
-        let options = String::from_utf8_lossy(&fs::read(task.join("options.json")).unwrap()).into_owned();
-        assert!(
-            options.contains("/nvidia-container-runtime\""),
-            "{}: {options}",
-            task.display()
-        );
-    }
 }
 
 /// A plugin that is not NVIDIA's, and containerd's own CDI: device file and library come from there, into the image; ours stay where they are.

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{Cluster, built};
-use crate::programs::{Ended, ended, finished, source_folder};
+use crate::programs::{Ended, compile, ended, finished, source_folder};
+use crate::skip;
 
 /// What a pod asks for.
 pub const GPU: &str = "nvidia.com/gpu";
@@ -27,6 +28,9 @@ pub struct Programs {
 impl Programs {
     /// Nothing, and `check` on the record of skipped checks, where this machine cannot build them.
     pub fn find(check: &str) -> Result<Option<Self>> {
+        if skip::without(check, skip::root()).is_none() {
+            return Ok(None); // no node to run them on
+        }
         let folder = built(check, Command::new(source_folder().join("e2e/cluster/nvidia.sh")))?;
         Ok(folder.map(|folder| Self { folder }))
     }
@@ -63,11 +67,12 @@ impl Drop for Plugin {
 }
 
 impl Cluster {
-    /// Installs the container toolkit on a node, with its runtime as the default; the node starts anew with it, in the mode `cdi`.
-    pub fn install_toolkit(&self, node: &str, programs: &Programs) -> Result<()> {
+    /// Installs the container toolkit on a node whose driver lies below that folder, with its runtime as the default; the node starts anew
+    /// with it, in the mode `cdi`.
+    pub fn install_toolkit(&self, node: &str, programs: &Programs, driver_root: &str) -> Result<()> {
         let config = self.folder.join(node).join("containerd.toml");
         let config = config.to_str().context("a temporary name that is not UTF-8")?;
-        self.toolkit(node, "install", programs, config)?;
+        self.toolkit(node, "install", programs, &[config, driver_root])?;
         self.power_off(node)?;
         self.start_kubelet(node)?;
         let class = json!({
@@ -80,12 +85,12 @@ impl Cluster {
 
     /// How containers get their devices from now on: `cdi` or `legacy`.
     pub fn set_toolkit_mode(&self, node: &str, programs: &Programs, mode: &str) -> Result<()> {
-        self.toolkit(node, "mode", programs, mode)
+        self.toolkit(node, "mode", programs, &[mode])
     }
 
-    fn toolkit(&self, node: &str, word: &str, programs: &Programs, argument: &str) -> Result<()> {
+    fn toolkit(&self, node: &str, word: &str, programs: &Programs, arguments: &[&str]) -> Result<()> {
         let mut script = self.on(node, source_folder().join("e2e/cluster/toolkit.sh"))?;
-        finished(script.arg(word).arg(&programs.folder).arg(argument))?;
+        finished(script.arg(word).arg(&programs.folder).args(arguments))?;
         Ok(())
     }
 
@@ -121,7 +126,7 @@ impl Cluster {
         strategy: Strategy,
         libraries: &str,
     ) -> Result<Plugin> {
-        let log = self.folder.join(format!("log/nvidia-device-plugin-{strategy:?}.log"));
+        let log = self.folder.join(format!("log/{node}-device-plugin-{strategy:?}.log"));
         // It goes with whoever started it.
         let mut start = self.on(node, "setpriv")?;
         start
@@ -171,5 +176,5 @@ pub fn application(folder: &Path, runtime: &Path, soname: &str) -> Result<()> {
         "-Wl,-rpath,$ORIGIN/../lib".to_owned(),
         format!("-DRUNTIME=\"{soname}\""),
     ];
-    crate::programs::compile("mapped", &folder.join("bin/mapped"), &flags)
+    compile("mapped", &folder.join("bin/mapped"), &flags)
 }

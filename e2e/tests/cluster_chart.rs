@@ -41,6 +41,12 @@ fn settings() -> Vec<Vec<&'static str>> {
         .concat(),
         vec![
             "--set-json",
+            r#"nodeAgent.extraVolumes=[{"name":"ca","configMap":{"name":"ca"}}],operator.extraVolumes=[{"name":"ca","configMap":{"name":"ca"}}]"#,
+            "--set-json",
+            r#"nodeAgent.extraVolumeMounts=[{"name":"ca","mountPath":"/etc/ca"}],operator.extraVolumeMounts=[{"name":"ca","mountPath":"/etc/ca"}]"#,
+        ],
+        vec![
+            "--set-json",
             r#"nodeAgent.extraEnv=[{"name":"CUDAENV_LOG_FORMAT","value":"json"}]"#,
             "--set",
             "nodeAgent.image.digest=sha256:0f343b0931126a20f133d67c2b018a3b5f7d1b5ab8d6e2b3a9ff2c1b7d1c0a11",

@@ -23,7 +23,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::kinds::Kept;
-use crate::{readiness::Part, snapshot::world::World};
+use crate::{client::SILENCE, readiness::Part, snapshot::world::World};
 
 /// How long changes are gathered before the world is published.
 const GATHER: Duration = Duration::from_millis(100);
@@ -57,8 +57,8 @@ pub async fn observe(
     let own_secrets = Api::<Secret>::namespaced(client.clone(), namespace);
     let own_agents = Api::<Pod>::namespaced(client.clone(), namespace);
     let watches = [
-        kept(own_secrets, watcher::Config::default().fields(NO_RELEASES)),
-        kept(own_agents, watcher::Config::default().labels(agents)),
+        kept(own_secrets, all().fields(NO_RELEASES)),
+        kept(own_agents, all().labels(agents)),
         everywhere::<CUDAEnvironment>(&client),
         everywhere::<ClusterCUDAEnvironment>(&client),
         everywhere::<CUDABinaryCache>(&client),
@@ -103,7 +103,11 @@ fn soon(after: Duration) -> Instant {
 }
 
 fn everywhere<K: Kept>(client: &Client) -> (&'static str, BoxStream<'static, Change>) {
-    kept(Api::<K>::all(client.clone()), watcher::Config::default())
+    kept(Api::<K>::all(client.clone()), all())
+}
+
+fn all() -> watcher::Config {
+    watcher::Config::default().timeout(SILENCE)
 }
 
 fn kept<K: Kept>(api: Api<K>, config: watcher::Config) -> (&'static str, BoxStream<'static, Change>) {

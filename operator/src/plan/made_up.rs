@@ -100,6 +100,16 @@ pub(super) fn node(world: &mut World, name: &str, driver: Option<(&str, &str)>) 
     world.machines.insert(name.to_owned(), Arc::new(machine));
 }
 
+/// A node with a driver that cannot be used yet.
+pub(super) fn node_in(world: &mut World, name: &str, driver: DriverState) {
+    node(world, name, Some(("570.124.06", "12.8")));
+    let machine = Arc::make_mut(world.machines.get_mut(name).unwrap());
+    let mut facts = NodeFacts::clone(machine.facts.as_ref().unwrap().as_ref().unwrap());
+    facts.driver = driver;
+    machine.class = Some(facts.class());
+    machine.facts = Some(Ok(Arc::new(facts)));
+}
+
 /// What the agent of `node` says of `team/<name>`.
 pub(super) fn report(world: &mut World, node: &str, name: &str, phase: EnvironmentPhase) {
     let machine = Arc::make_mut(world.machines.get_mut(node).unwrap());

@@ -23,7 +23,7 @@ use crate::{
     },
     report,
     resolver::Heard,
-    snapshot::world::World,
+    snapshot::settled::Settled,
 };
 
 /// How long news are gathered before they are planned for.
@@ -137,7 +137,7 @@ impl Reconciler {
     }
 
     /// One pass; how long until the next one if nothing happens.
-    async fn once(&mut self, world: &Arc<World>, memory: &mut Memory) -> Duration {
+    async fn once(&mut self, world: &Arc<Settled>, memory: &mut Memory) -> Duration {
         let now = (self.clock)();
         memory.seen.look(world, now);
         let answers = Arc::clone(&self.heard.answers.borrow_and_update());

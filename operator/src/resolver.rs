@@ -25,6 +25,7 @@ use crate::{
     snapshot::{
         probe::{Probe, Probes},
         resolution::{Answers, Question, Resolved},
+        settled::Settled,
         world::World,
     },
 };
@@ -201,7 +202,7 @@ impl Resolver {
         until.clamp(Duration::from_millis(500), IDLE)
     }
 
-    fn probe_what_is_due(&mut self, world: &Arc<World>, now: Timestamp) {
+    fn probe_what_is_due(&mut self, world: &Arc<Settled>, now: Timestamp) {
         let probes = Arc::clone(&self.probes.borrow());
         for (name, entry) in &world.catalogue.caches {
             let Ok(source) = &entry.source else { continue };
@@ -217,7 +218,7 @@ impl Resolver {
         }
     }
 
-    fn probe(&mut self, asked: Asked, source: Arc<CacheSource>, world: &Arc<World>) {
+    fn probe(&mut self, asked: Asked, source: Arc<CacheSource>, world: &Arc<Settled>) {
         let (asker, world) = (Arc::clone(&self.asker), Arc::clone(world));
         self.under_way.start(
             asked,

@@ -34,7 +34,7 @@ use crate::{
     readiness::Readiness,
     reconcile::Reconciler,
     resolver::Resolver,
-    snapshot::{certificates::Names, world::World},
+    snapshot::{certificates::Names, settled::Settled},
     uninstall,
 };
 
@@ -80,7 +80,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     };
     parts.start("http", http::serve(listener, told));
 
-    let (published, worlds) = watch::channel::<Option<Arc<World>>>(None);
+    let (published, worlds) = watch::channel::<Option<Arc<Settled>>>(None);
     let (watched, part, own) = (client.clone(), readiness.part("watches"), namespace.clone());
     parts.start("watches", async move {
         observe::world::observe(watched, (&own, &agent_pods), published, part).await;

@@ -223,7 +223,9 @@ impl Kept for CUDANode {
 
     fn keep(self, world: &mut World) -> bool {
         let key = self.key();
-        let status = self.status.unwrap_or_default();
+        let mut status = self.status.unwrap_or_default();
+        let contents = world.shelf.shared(status.contents());
+        status.contents = Vec::new();
         let facts = status
             .system
             .is_some()
@@ -235,7 +237,7 @@ impl Kept for CUDANode {
         let machine = Machine {
             facts,
             class,
-            contents: status.contents(),
+            contents,
             status,
         };
         put(&mut world.machines, key, machine)

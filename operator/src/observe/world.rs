@@ -23,7 +23,11 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::kinds::Kept;
-use crate::{client::SILENCE, readiness::Part, snapshot::world::World};
+use crate::{
+    client::SILENCE,
+    readiness::Part,
+    snapshot::{settled::Settled, world::World},
+};
 
 /// How long changes are gathered before the world is published.
 const GATHER: Duration = Duration::from_millis(100);
@@ -32,7 +36,7 @@ const GATHER: Duration = Duration::from_millis(100);
 const NO_RELEASES: &str = "type!=helm.sh/release.v1";
 
 /// The world as it changes; nothing until every kind was listed.
-pub type Worlds = watch::Receiver<Option<Arc<World>>>;
+pub type Worlds = watch::Receiver<Option<Arc<Settled>>>;
 
 /// Does it; whether that changed anything.
 type Apply = Box<dyn FnOnce(&mut World) -> bool + Send>;
@@ -51,7 +55,7 @@ struct Change {
 pub async fn observe(
     client: Client,
     (namespace, agents): (&str, &str),
-    published: watch::Sender<Option<Arc<World>>>,
+    published: watch::Sender<Option<Arc<Settled>>>,
     part: Part,
 ) {
     let own_secrets = Api::<Secret>::namespaced(client.clone(), namespace);
@@ -91,7 +95,8 @@ pub async fn observe(
             }
             () = tokio::time::sleep_until(due.unwrap_or_else(|| soon(GATHER))), if due.is_some() => {
                 due = None;
-                published.send_replace(Some(Arc::new(world.clone())));
+                let before = published.borrow().clone();
+                published.send_replace(Some(Arc::new(Settled::after(before.as_deref(), world.clone()))));
                 part.set(true);
             }
         }

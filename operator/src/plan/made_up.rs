@@ -1,10 +1,7 @@
 //! Worlds for tests of the plan: a few lines each.
 //! Never more than a test says: what it does not name is as small as it can be.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crds::{
     catalogue::{CacheEntry, EnvironmentEntry, EnvironmentKey},
@@ -88,7 +85,7 @@ pub(super) fn node(world: &mut World, name: &str, driver: Option<(&str, &str)>) 
     let machine = Machine {
         class: Some(facts.class()),
         facts: Some(Ok(Arc::new(facts))),
-        contents: BTreeMap::new(),
+        contents: Arc::default(),
         status: CUDANodeStatus::default(),
     };
     let labels = [("pool".to_owned(), name.to_owned())].into();

@@ -22,7 +22,11 @@ use crate::{
         conditions::{Holds, Verdict, conditions},
         step::Change,
     },
-    snapshot::{probe::Probes, resolution::Answers, world::Written},
+    snapshot::{
+        probe::Probes,
+        resolution::Answers,
+        world::{World, Written},
+    },
 };
 
 #[tokio::test]
@@ -53,7 +57,7 @@ type Others = (
 );
 
 /// A reconciler that leads, and where its worlds come from.
-fn reconciler(client: &Client) -> (Reconciler, watch::Sender<Option<Arc<World>>>, Others) {
+fn reconciler(client: &Client) -> (Reconciler, watch::Sender<Option<Arc<Settled>>>, Others) {
     let (published, worlds) = watch::channel(None);
     let (answers, answers_heard) = watch::channel(Arc::default());
     let (probes, probes_heard) = watch::channel(Arc::default());
@@ -100,7 +104,7 @@ async fn an_event_that_nobody_takes_does_not_keep_the_next_writes_waiting() {
 }
 
 /// A world with a cache whose status is to be written; `team` tells it from others.
-fn world(team: usize) -> Arc<World> {
+fn world(team: usize) -> Arc<Settled> {
     let mut world = World::default();
     let object = json!({"apiVersion": "cudaenv.dev/v1alpha1", "kind": "CUDABinaryCache", "metadata": {"name": "bad", "generation": 1},
         "spec": {"url": "ftp://x", "publicKeys": []}});
@@ -111,7 +115,7 @@ fn world(team: usize) -> Arc<World> {
     world.cache_statuses.insert("bad".to_owned(), Arc::default());
     let labels = [("team".to_owned(), team.to_string())].into();
     world.catalogue.namespaces.insert("team".to_owned(), labels);
-    Arc::new(world)
+    Arc::new(world.into())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test is the composition root")]

@@ -70,7 +70,7 @@ pub(super) fn tally(
             tally.unsettled += members.len();
             continue;
         }
-        let choice = choose(environment, fleet.classes[*class].facts, &fleet.contents);
+        let choice = choose(environment, fleet.classes[*class].facts, fleet.contents);
         tally.fits |= choice.covers;
         if !choice.covers {
             let node = members.first().map_or("", |member| fleet.members[*member].name);

@@ -1,7 +1,9 @@
 //! Statuses from small worlds: what every state of nodes and closures becomes.
 //! Never the API server: that is what `e2e/tests/cluster_operator.rs` is for.
 
-use crds::{domain::node::DriverState, v1alpha1::EnvironmentPhase as Phase, v1alpha1::NodeCounts};
+use crds::{
+    domain::node::DriverState, selection::KnownContents, v1alpha1::EnvironmentPhase as Phase, v1alpha1::NodeCounts,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -20,7 +22,8 @@ fn made(
     key: &EnvironmentKey,
     written: &CUDAEnvironmentStatus,
 ) -> CUDAEnvironmentStatus {
-    let fleet = Fleet::new(world);
+    let nothing = KnownContents::new();
+    let fleet = Fleet::new(world, &nothing);
     let inputs = Inputs {
         world,
         fleet: &fleet,
@@ -299,7 +302,8 @@ fn a_status_made_again_is_the_same_and_failures_keep_their_time() {
     node(&mut world, "failed", NEW);
     report(&mut world, "failed", "torch", Phase::Failed);
     let first = fresh(&world, &all, &key);
-    let fleet = Fleet::new(&world);
+    let nothing = KnownContents::new();
+    let fleet = Fleet::new(&world, &nothing);
     let later = Inputs {
         world: &world,
         fleet: &fleet,

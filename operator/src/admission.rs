@@ -15,10 +15,9 @@ use crate::{
     plan::admission::{
         Surroundings,
         affinity::AgentNodes,
-        classes,
         review::{self, Malformed, Outcome, Reply, Request},
     },
-    snapshot::world::World,
+    snapshot::settled::Settled,
 };
 
 pub mod keep;
@@ -133,13 +132,11 @@ impl Admission {
     }
 
     /// The answer by what is known at this moment.
-    fn now(&self, webhook: Webhook, request: &Request, world: Option<&World>) -> Result<Reply, Malformed> {
-        let classes = world.map(classes).unwrap_or_default();
-        let contents = world.map(World::contents).unwrap_or_default();
+    fn now(&self, webhook: Webhook, request: &Request, world: Option<&Settled>) -> Result<Reply, Malformed> {
         let around = world.map(|world| Surroundings {
             catalogue: &world.catalogue,
-            classes: &classes,
-            contents: &contents,
+            classes: world.classes(),
+            contents: world.contents(),
             agents: &self.agents,
         });
         match webhook {

@@ -42,6 +42,13 @@ impl Leading {
             std::future::pending::<()>().await;
         }
     }
+
+    /// One that leads for a day, and what must stay for that.
+    #[cfg(test)]
+    pub(crate) fn for_ever() -> (watch::Sender<Option<Instant>>, Self) {
+        let (kept, until) = watch::channel(Some(Instant::now() + Duration::from_secs(86_400)));
+        (kept, Self { until })
+    }
 }
 
 /// One candidate for the lease.
@@ -117,7 +124,7 @@ impl Candidate {
 
     /// Whether the lease is ours after this look.
     async fn look(&mut self) -> Result<bool, kube::Error> {
-        let found = self.api.get_opt(crate::leader::LEASE).await?;
+        let found = self.api.get_opt(LEASE).await?;
         let now = self.began.elapsed();
         self.seen = found.map(|lease| sight(self.seen.take(), record(lease), now));
         let new_holder = match turn(self.seen.as_ref(), &self.me, now) {

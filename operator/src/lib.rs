@@ -4,6 +4,7 @@
 pub mod act;
 pub mod admission;
 pub mod args;
+pub mod client;
 pub mod failure;
 pub mod http;
 pub mod leader;

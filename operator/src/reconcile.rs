@@ -23,7 +23,7 @@ use crate::{
     },
     report,
     resolver::Heard,
-    snapshot::world::World,
+    snapshot::settled::Settled,
 };
 
 /// How long news are gathered before they are planned for.
@@ -38,6 +38,8 @@ const WRITES_AT_ONCE: usize = 8;
 const MOST_STEPS: usize = 1000;
 /// Longest wait after writes failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// For one event: what it tells is written already, and the next writes wait.
+const TELL: Duration = Duration::from_secs(2);
 
 /// All that reconciling needs.
 pub struct Reconciler {
@@ -68,9 +70,39 @@ impl std::fmt::Debug for Reconciler {
 struct Memory {
     seen: Seen,
     pace: Pace,
-    /// Passes in a row in which nothing could be written that should have been.
-    failures: u32,
+    backing_off: BackingOff,
     not_ours: bool,
+}
+
+/// The wait after passes whose writes failed. The world goes on changing meanwhile, which must not end it: an API server in
+/// trouble would get a pass of writes each second.
+#[derive(Debug, Default)]
+struct BackingOff {
+    /// Passes in a row in which most of what should have been written was not.
+    failures: u32,
+    /// Until then, nothing is planned.
+    until: Option<Instant>,
+}
+
+impl BackingOff {
+    /// Looks at a pass at whose end, `now`, `left` of `all` were not written.
+    fn look(&mut self, left: usize, all: usize, now: Instant) {
+        if left * 2 > all {
+            self.fail(now);
+        } else {
+            *self = Self::default();
+        }
+    }
+
+    fn fail(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        self.until = Some(now + Duration::from_secs(1 << self.failures.min(6)).min(LONGEST_WAIT));
+    }
+
+    /// The end of the wait, where it is still to come.
+    fn at(&self, now: Instant) -> Option<Instant> {
+        self.until.filter(|until| *until > now)
+    }
 }
 
 impl Reconciler {
@@ -94,12 +126,18 @@ impl Reconciler {
                 wake = Instant::now() + IDLE;
                 continue;
             };
-            wake = Instant::now() + self.once(&world, &mut memory).await;
+            if let Some(until) = memory.backing_off.at(Instant::now()) {
+                wake = until;
+                continue;
+            }
+            let next = self.once(&world, &mut memory).await;
+            let now = Instant::now();
+            wake = memory.backing_off.at(now).unwrap_or(now + next);
         }
     }
 
     /// One pass; how long until the next one if nothing happens.
-    async fn once(&mut self, world: &Arc<World>, memory: &mut Memory) -> Duration {
+    async fn once(&mut self, world: &Arc<Settled>, memory: &mut Memory) -> Duration {
         let now = (self.clock)();
         memory.seen.look(world, now);
         let answers = Arc::clone(&self.heard.answers.borrow_and_update());
@@ -123,7 +161,8 @@ impl Reconciler {
         };
         let Ok(planned) = planned else {
             warn!("a pass was given up; tried again");
-            return LONGEST_WAIT;
+            memory.backing_off.fail(Instant::now());
+            return IDLE;
         };
         self.metrics.plan_seconds.observe(begun.elapsed().as_secs_f64());
         if planned.secret_not_ours && !memory.not_ours {
@@ -137,11 +176,7 @@ impl Reconciler {
         let more = steps.len() > MOST_STEPS;
         steps.truncate(MOST_STEPS);
         let left = self.write_all(&steps, memory, now).await;
-        if left == steps.len() && left > 0 {
-            memory.failures = memory.failures.saturating_add(1);
-            return Duration::from_secs(1 << memory.failures.min(6)).min(LONGEST_WAIT);
-        }
-        memory.failures = 0;
+        memory.backing_off.look(left, steps.len(), Instant::now());
         if more || left > 0 {
             return GATHER;
         }
@@ -201,8 +236,15 @@ impl Reconciler {
             return;
         };
         for event in events {
-            if let Err(error) = self.recorder.publish(&event, &reference).await {
-                debug!(error = %error, "an event was lost");
+            match tokio::time::timeout(TELL, self.recorder.publish(&event, &reference)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(error = %error, "an event was lost"),
+                Err(_) => {
+                    return debug!(
+                        object = step.object(),
+                        "events were lost: the API server does not take them in time"
+                    );
+                }
             }
         }
     }
@@ -231,28 +273,4 @@ async fn a_few_at_a_time<T, F: Future>(all: impl IntoIterator<Item = T>, work: i
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn eight_are_under_way_at_most_and_each_is_done_once() {
-        let (now, most) = (Cell::new(0), Cell::new(0));
-        let work = |number: usize| {
-            let (now, most) = (&now, &most);
-            async move {
-                now.set(now.get() + 1);
-                most.set(most.get().max(now.get()));
-                tokio::time::sleep(20 * BETWEEN_WRITES).await;
-                now.set(now.get() - 1);
-                number
-            }
-        };
-        let mut done = a_few_at_a_time(0..40, work).await;
-        done.sort_unstable();
-        assert_eq!(done, (0..40).collect::<Vec<_>>());
-        assert_eq!((most.get(), now.get()), (8, 0));
-        assert!(a_few_at_a_time(0..0, work).await.is_empty());
-    }
-}
+mod tests;

@@ -1,12 +1,20 @@
 //! The shell around questions to caches: asks what is due, a few at a time, and publishes what is known.
 //! Never asks where another replica leads: nobody there needs the answer.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use crds::domain::cache::CacheSource;
 use k8s_openapi::jiff::Timestamp;
-use tokio::{sync::watch, task::JoinSet};
-use tracing::{debug, info};
+use tokio::{
+    sync::watch,
+    task::{Id, JoinError, JoinSet},
+};
+use tracing::{info, warn};
 
 use crate::{
     act::ask::{AskError, Asker},
@@ -17,6 +25,7 @@ use crate::{
     snapshot::{
         probe::{Probe, Probes},
         resolution::{Answers, Question, Resolved},
+        settled::Settled,
         world::World,
     },
 };
@@ -50,8 +59,7 @@ pub struct Resolver {
     clock: fn() -> Timestamp,
     answers: watch::Sender<Arc<Answers>>,
     probes: watch::Sender<Arc<Probes>>,
-    asking: BTreeSet<Asked>,
-    under_way: JoinSet<(Asked, Told)>,
+    under_way: UnderWay<Told>,
 }
 
 /// Who is being asked.
@@ -61,9 +69,72 @@ enum Asked {
     Cache(String, i64),
 }
 
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closure(question) => question.path.fmt(f),
+            Self::Cache(name, _) => write!(f, "CUDABinaryCache {name}"),
+        }
+    }
+}
+
+#[derive(Debug)]
 enum Told {
     Closure(Result<Resolved, AskError>),
     Cache(Result<(), AskError>),
+}
+
+/// As one that failed: it is asked again after a while, like any other.
+fn given_up(asked: &Asked, error: &JoinError) -> Told {
+    warn!(question = %asked, error = %error, "a question was given up; it is asked again");
+    match asked {
+        Asked::Closure(_) => Told::Closure(Err(AskError::GivenUp)),
+        Asked::Cache(..) => Told::Cache(Err(AskError::GivenUp)),
+    }
+}
+
+/// Questions under way, each of them once at a time.
+#[derive(Debug)]
+struct UnderWay<T> {
+    tasks: JoinSet<T>,
+    asked: HashMap<Id, Asked>,
+}
+
+impl<T> Default for UnderWay<T> {
+    fn default() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            asked: HashMap::new(),
+        }
+    }
+}
+
+impl<T: Send + 'static> UnderWay<T> {
+    fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Starts it, unless the same is under way.
+    fn start(&mut self, asked: Asked, asking: impl Future<Output = T> + Send + 'static) {
+        if self.asked.values().all(|under_way| *under_way != asked) {
+            let id = self.tasks.spawn(asking).id();
+            self.asked.insert(id, asked);
+        }
+    }
+
+    /// The next that ended, and how; it may be asked again. Nothing where none is under way.
+    async fn next(&mut self) -> Option<(Asked, Result<T, JoinError>)> {
+        loop {
+            let (id, told) = match self.tasks.join_next_with_id().await? {
+                Ok((id, told)) => (id, Ok(told)),
+                Err(error) => (error.id(), Err(error)),
+            };
+            // Every task has its question.
+            if let Some(asked) = self.asked.remove(&id) {
+                return Some((asked, told));
+            }
+        }
+    }
 }
 
 impl Resolver {
@@ -79,8 +150,7 @@ impl Resolver {
             clock,
             answers,
             probes,
-            asking: BTreeSet::new(),
-            under_way: JoinSet::new(),
+            under_way: UnderWay::default(),
         };
         let heard = Heard {
             answers: answers_heard,
@@ -96,11 +166,9 @@ impl Resolver {
             tokio::select! {
                 changed = self.worlds.changed() => if changed.is_err() { return },
                 () = self.leading.changed() => {}
-                Some(done) = self.under_way.join_next() => {
-                    match done {
-                        Ok((asked, told)) => self.told(asked, told),
-                        Err(error) => debug!(error = %error, "a question was given up"),
-                    }
+                Some((asked, told)) = self.under_way.next() => {
+                    let told = told.unwrap_or_else(|error| given_up(&asked, &error));
+                    self.told(asked, told);
                 }
                 () = tokio::time::sleep(wait) => {}
             }
@@ -123,13 +191,9 @@ impl Resolver {
             if self.under_way.len() >= AT_ONCE {
                 break;
             }
-            if !self.asking.insert(Asked::Closure(question.clone())) {
-                continue;
-            }
             let (asker, world) = (Arc::clone(&self.asker), Arc::clone(&world));
-            self.under_way.spawn(async move {
-                let told = asker.ask(&question, &world.secrets).await;
-                (Asked::Closure(question), Told::Closure(told))
+            self.under_way.start(Asked::Closure(question.clone()), async move {
+                Told::Closure(asker.ask(&question, &world.secrets).await)
             });
         }
         let until = next.map_or(IDLE, |next| {
@@ -138,7 +202,7 @@ impl Resolver {
         until.clamp(Duration::from_millis(500), IDLE)
     }
 
-    fn probe_what_is_due(&mut self, world: &Arc<World>, now: Timestamp) {
+    fn probe_what_is_due(&mut self, world: &Arc<Settled>, now: Timestamp) {
         let probes = Arc::clone(&self.probes.borrow());
         for (name, entry) in &world.catalogue.caches {
             let Ok(source) = &entry.source else { continue };
@@ -150,23 +214,19 @@ impl Resolver {
             if fresh || self.under_way.len() >= AT_ONCE {
                 continue;
             }
-            let asked = Asked::Cache(name.clone(), entry.generation);
-            if self.asking.insert(asked.clone()) {
-                self.probe(asked, Arc::clone(source), world);
-            }
+            self.probe(Asked::Cache(name.clone(), entry.generation), Arc::clone(source), world);
         }
     }
 
-    fn probe(&mut self, asked: Asked, source: Arc<CacheSource>, world: &Arc<World>) {
+    fn probe(&mut self, asked: Asked, source: Arc<CacheSource>, world: &Arc<Settled>) {
         let (asker, world) = (Arc::clone(&self.asker), Arc::clone(world));
-        self.under_way.spawn(async move {
-            let told = asker.probe(&source, &world.secrets).await;
-            (asked, Told::Cache(told))
-        });
+        self.under_way.start(
+            asked,
+            async move { Told::Cache(asker.probe(&source, &world.secrets).await) },
+        );
     }
 
     fn told(&mut self, asked: Asked, told: Told) {
-        self.asking.remove(&asked);
         let now = (self.clock)();
         match (asked, told) {
             (Asked::Closure(question), Told::Closure(outcome)) => {
@@ -219,5 +279,27 @@ impl Resolver {
             }
             stale
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_whose_task_panicked_can_be_asked_again() {
+        let asked = || Asked::Cache("good".to_owned(), 1);
+        let mut under_way = UnderWay::default();
+        under_way.start(asked(), async { panic!("as a defect would") });
+        under_way.start(asked(), async { 0 });
+        assert_eq!(under_way.len(), 1, "once at a time");
+        let (ended, told) = under_way.next().await.unwrap();
+        assert_eq!(ended, asked());
+        let told = given_up(&ended, &told.unwrap_err());
+        assert!(matches!(told, Told::Cache(Err(AskError::GivenUp))), "{told:?}");
+        under_way.start(asked(), async { 7 });
+        let (answered, told) = under_way.next().await.unwrap();
+        assert_eq!((answered, told.unwrap()), (asked(), 7));
+        assert!(under_way.next().await.is_none());
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::{
-    Api, Client, Config,
+    Api, Client,
     runtime::events::{Recorder, Reporter},
 };
 use tokio::{
@@ -25,6 +25,7 @@ use crate::{
     act::write::{FIELD_MANAGER, Writer},
     admission::{self, Admission, keep::Keep, tls},
     args::{RunArgs, UninstallStep, WebhookArgs},
+    client::client,
     http::{self, Told},
     leader::Candidate,
     metrics::Metrics,
@@ -33,7 +34,7 @@ use crate::{
     readiness::Readiness,
     reconcile::Reconciler,
     resolver::Resolver,
-    snapshot::{certificates::Names, world::World},
+    snapshot::{certificates::Names, settled::Settled},
     uninstall,
 };
 
@@ -79,7 +80,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     };
     parts.start("http", http::serve(listener, told));
 
-    let (published, worlds) = watch::channel::<Option<Arc<World>>>(None);
+    let (published, worlds) = watch::channel::<Option<Arc<Settled>>>(None);
     let (watched, part, own) = (client.clone(), readiness.part("watches"), namespace.clone());
     parts.start("watches", async move {
         observe::world::observe(watched, (&own, &agent_pods), published, part).await;
@@ -221,12 +222,6 @@ fn clock() -> SystemTime {
 fn now() -> Timestamp {
     let now = Timestamp::try_from(clock()).unwrap_or(Timestamp::UNIX_EPOCH);
     Timestamp::from_second(now.as_second()).unwrap_or(now)
-}
-
-/// A client of the cluster that the kubeconfig, or the pod's service account, leads to.
-async fn client() -> anyhow::Result<Client> {
-    let config = Config::infer().await.context("no cluster is configured")?;
-    Client::try_from(config).context("the client of the API server cannot be made")
 }
 
 /// How long the webhook goes on after the process was told to end: Kubernetes tells the API server of it at the same time, and

@@ -3,6 +3,8 @@
 
 pub mod certificates;
 pub mod probe;
+pub mod reading;
 pub mod resolution;
 pub mod secret;
+pub mod settled;
 pub mod world;

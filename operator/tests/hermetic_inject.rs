@@ -14,7 +14,10 @@ use crds::{
     selection::{Contents, KnownContents},
 };
 use k8s_openapi::{ByteString, api::core::v1::Pod};
-use operator::plan::admission::{NodeClass, Surroundings, affinity::AgentNodes, fit, inject, review};
+use operator::{
+    plan::admission::{Surroundings, affinity::AgentNodes, fit, inject, review},
+    snapshot::settled::NodeClass,
+};
 use serde_json::{Value, json};
 
 const STORE_PATH: &str = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-cuda";

@@ -13,7 +13,7 @@ use operator::{
     admission::{Admission, serve, tls},
     metrics::Metrics,
     plan::admission::affinity::AgentNodes,
-    snapshot::world::World,
+    snapshot::{settled::Settled, world::World},
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -42,7 +42,7 @@ fn certificate() -> (Arc<CertifiedKey>, CertificateDer<'static>) {
 /// A server, and what it can be told.
 struct Webhook {
     address: std::net::SocketAddr,
-    worlds: watch::Sender<Option<Arc<World>>>,
+    worlds: watch::Sender<Option<Arc<Settled>>>,
     serving: watch::Sender<Option<Arc<CertifiedKey>>>,
     metrics: Metrics,
     ending: watch::Sender<bool>,
@@ -58,7 +58,7 @@ impl Drop for Webhook {
 #[expect(clippy::disallowed_methods, reason = "the test is the composition root")]
 async fn webhook(first: Option<Arc<CertifiedKey>>) -> Webhook {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (worlds, known) = watch::channel(Some(Arc::new(World::default())));
+    let (worlds, known) = watch::channel(Some(Arc::new(Settled::default())));
     let (serving, latest) = watch::channel(first);
     let metrics = Metrics::new().unwrap();
     let admission = Admission::new(known, "cudaenv".to_owned(), AgentNodes::default(), metrics.clone());
@@ -299,7 +299,7 @@ async fn a_pod_waits_for_what_was_written_just_before_it_and_not_for_longer() {
     let written = async {
         // The question is on its way when the object comes.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        webhook.worlds.send_replace(Some(Arc::new(with_environment())));
+        webhook.worlds.send_replace(Some(Arc::new(with_environment().into())));
     };
     let (answered, ()) = tokio::join!(post(&mut sender, "/mutate-pods", question), written);
     let answer: Value = serde_json::from_str(&answered.1).unwrap();

@@ -29,6 +29,9 @@ use crate::snapshot::{
 
 /// A whole closure may take this long: thousands of narinfos from a slow cache.
 const CLOSURE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long what a cache said is taken for its word: always less than until it is asked again, so that it is really asked.
+const FOUND_TTL: Duration = Duration::from_secs(2400);
+const ABSENT_TTL: Duration = Duration::from_secs(3);
 /// Sets of caches whose connections and narinfos are kept.
 const KEPT_SETS: usize = 8;
 /// No cache has it: the hash of nothing.
@@ -92,6 +95,9 @@ pub enum AskError {
     /// Nothing a cache could do about it.
     #[error("the store path that caches are probed with")]
     ProbePath(#[source] StorePathError),
+    /// A defect of the operator itself, which its log tells of.
+    #[error("the question was given up; the operator's log says why")]
+    GivenUp,
     /// Too slow.
     #[error("the closure of {path} was not known within {} s", limit.as_secs())]
     Timeout {
@@ -116,6 +122,8 @@ impl Default for Asker {
             attempts: 3,
             parallel_narinfos: 16,
             remembered: 4096,
+            found_ttl: FOUND_TTL,
+            absent_ttl: ABSENT_TTL,
             ..Options::default()
         };
         Self {
@@ -260,4 +268,51 @@ fn credentials(cache: &CacheSource, secrets: &Secrets) -> Result<Option<Credenti
     };
     let netrc = Netrc::parse(netrc).map_err(wrong("netrc"))?;
     Ok(Some(Credentials::Netrc(netrc)))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+    use crate::{
+        plan::resolve::answered,
+        snapshot::resolution::{Resolved, Unresolved},
+    };
+
+    /// The shortest of the waits after `outcome` of many questions.
+    fn shortest(outcome: &Result<Resolved, Unresolved>) -> Duration {
+        let caches = Arc::new(CacheSet {
+            caches: Vec::new(),
+            in_order: false,
+            secrets: BTreeMap::new(),
+        });
+        let again = (0..2000).map(|number| {
+            let path = format!("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-path-{number}");
+            let question = Question {
+                path: StorePath::parse(&path).unwrap(),
+                caches: Arc::clone(&caches),
+            };
+            answered(&question, None, outcome.clone(), Timestamp::UNIX_EPOCH).again
+        });
+        let again = again.min().unwrap();
+        Duration::try_from(again.duration_since(Timestamp::UNIX_EPOCH)).unwrap()
+    }
+
+    #[test]
+    fn whoever_is_asked_again_does_not_answer_from_memory() {
+        let options = Asker::default().options;
+        let good = Resolved {
+            closure_bytes: 1,
+            download_bytes: 1,
+            signed_by: BTreeSet::new(),
+            members: Box::new([]),
+        };
+        let absent = Unresolved {
+            reason: crds::condition::ConditionReason::NotInAnyCache,
+            message: "nobody has it".to_owned(),
+        };
+        assert!(options.found_ttl < shortest(&Ok(good)), "{options:?}");
+        assert!(options.absent_ttl < shortest(&Err(absent)), "{options:?}");
+    }
 }

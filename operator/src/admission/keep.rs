@@ -22,6 +22,8 @@ use crate::{
 
 /// Between steps that belong together.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);
+/// For one look and one step.
+const ROUND: Duration = Duration::from_secs(30);
 /// Longest wait after failures.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -64,7 +66,7 @@ impl Keep {
     pub async fn keep(self) {
         let mut wait = self.wanted.interval();
         loop {
-            wait = match self.round().await {
+            wait = match self.round_within(ROUND).await {
                 // What was made or dropped is told to the API server next.
                 Round::Stepped(Step::Begin | Step::AddAuthority | Step::DropOld) => BETWEEN_STEPS,
                 Round::Stepped(Step::Sign | Step::Trust) | Round::Settled => self.wanted.interval(),
@@ -72,6 +74,18 @@ impl Keep {
             };
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// One look and at most one step, given up where the API server does not answer.
+    async fn round_within(&self, limit: Duration) -> Round {
+        let round = tokio::time::timeout(limit, self.round()).await;
+        round.unwrap_or_else(|_| {
+            warn!(
+                seconds = limit.as_secs(),
+                "the webhook's certificates could not be looked at in time; it is tried again"
+            );
+            Round::Failed
+        })
     }
 
     /// One look and at most one step.
@@ -132,5 +146,35 @@ impl Keep {
             debug!("the webhook serves another certificate");
             self.part.set(true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{client::silent, readiness::Readiness};
+
+    #[tokio::test]
+    async fn a_round_that_nobody_answers_is_given_up() {
+        let (_listener, client) = silent::server(Duration::from_secs(60));
+        let (serving, _served) = watch::channel(None);
+        let keep = Keep {
+            client,
+            names: Names {
+                namespace: "cudaenv".to_owned(),
+                secret: "webhook".to_owned(),
+                configuration: "cudaenv".to_owned(),
+            },
+            wanted: Wanted {
+                names: ["localhost".to_owned()].into(),
+                authority: Duration::from_secs(60),
+                serving: Duration::from_secs(60),
+            },
+            clock: || SystemTime::UNIX_EPOCH,
+            serving,
+            part: Readiness::default().part("certificates"),
+        };
+        let round = tokio::time::timeout(Duration::from_secs(20), keep.round_within(Duration::from_millis(300)));
+        assert!(matches!(round.await.unwrap(), Round::Failed));
     }
 }

@@ -20,12 +20,12 @@ use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
 use crate::snapshot::{
-    secret::{AuthSecret, OURS, SecretBytes},
+    secret::{AuthSecret, KEYS, OURS, SecretBytes},
     world::{AgentPod, KubeNode, Machine, Preflight, World, Written},
 };
 
-/// The keys of a secret that a cache may name.
-const CREDENTIAL_KEYS: [&str; 2] = ["netrc", "token"];
+/// The type of a service account's token, whose key is called `token`, too.
+const SERVICE_ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
 
 /// A kind that is watched.
 pub trait Kept: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {
@@ -223,7 +223,9 @@ impl Kept for CUDANode {
 
     fn keep(self, world: &mut World) -> bool {
         let key = self.key();
-        let status = self.status.unwrap_or_default();
+        let mut status = self.status.unwrap_or_default();
+        let contents = world.shelf.shared(status.contents());
+        status.contents = Vec::new();
         let facts = status
             .system
             .is_some()
@@ -235,7 +237,7 @@ impl Kept for CUDANode {
         let machine = Machine {
             facts,
             class,
-            contents: status.contents(),
+            contents,
             status,
         };
         put(&mut world.machines, key, machine)
@@ -321,9 +323,15 @@ impl Kept for Secret {
     /// Only what may be a credential is kept: other secrets of the namespace are nobody's business here.
     fn keep(self, world: &mut World) -> bool {
         let key = self.key();
-        let of_credentials = |key: &str| CREDENTIAL_KEYS.iter().any(|known| key == *known || is_copy(key, known));
-        let data = self.data.unwrap_or_default().into_iter();
+        let of_credentials = |key: &str| KEYS.iter().any(|known| key == *known || is_copy(key, known));
+        let of_service_account = self.type_.as_deref() == Some(SERVICE_ACCOUNT_TOKEN);
+        let data = self
+            .data
+            .filter(|_| !of_service_account)
+            .unwrap_or_default()
+            .into_iter();
         let secret = AuthSecret {
+            of_service_account,
             resource_version: self.metadata.resource_version.unwrap_or_default(),
             ours: self.metadata.labels.unwrap_or_default().contains_key(OURS),
             data: data

@@ -23,7 +23,11 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::kinds::Kept;
-use crate::{readiness::Part, snapshot::world::World};
+use crate::{
+    client::SILENCE,
+    readiness::Part,
+    snapshot::{settled::Settled, world::World},
+};
 
 /// How long changes are gathered before the world is published.
 const GATHER: Duration = Duration::from_millis(100);
@@ -32,7 +36,7 @@ const GATHER: Duration = Duration::from_millis(100);
 const NO_RELEASES: &str = "type!=helm.sh/release.v1";
 
 /// The world as it changes; nothing until every kind was listed.
-pub type Worlds = watch::Receiver<Option<Arc<World>>>;
+pub type Worlds = watch::Receiver<Option<Arc<Settled>>>;
 
 /// Does it; whether that changed anything.
 type Apply = Box<dyn FnOnce(&mut World) -> bool + Send>;
@@ -51,14 +55,14 @@ struct Change {
 pub async fn observe(
     client: Client,
     (namespace, agents): (&str, &str),
-    published: watch::Sender<Option<Arc<World>>>,
+    published: watch::Sender<Option<Arc<Settled>>>,
     part: Part,
 ) {
     let own_secrets = Api::<Secret>::namespaced(client.clone(), namespace);
     let own_agents = Api::<Pod>::namespaced(client.clone(), namespace);
     let watches = [
-        kept(own_secrets, watcher::Config::default().fields(NO_RELEASES)),
-        kept(own_agents, watcher::Config::default().labels(agents)),
+        kept(own_secrets, all().fields(NO_RELEASES)),
+        kept(own_agents, all().labels(agents)),
         everywhere::<CUDAEnvironment>(&client),
         everywhere::<ClusterCUDAEnvironment>(&client),
         everywhere::<CUDABinaryCache>(&client),
@@ -91,7 +95,8 @@ pub async fn observe(
             }
             () = tokio::time::sleep_until(due.unwrap_or_else(|| soon(GATHER))), if due.is_some() => {
                 due = None;
-                published.send_replace(Some(Arc::new(world.clone())));
+                let before = published.borrow().clone();
+                published.send_replace(Some(Arc::new(Settled::after(before.as_deref(), world.clone()))));
                 part.set(true);
             }
         }
@@ -103,7 +108,11 @@ fn soon(after: Duration) -> Instant {
 }
 
 fn everywhere<K: Kept>(client: &Client) -> (&'static str, BoxStream<'static, Change>) {
-    kept(Api::<K>::all(client.clone()), watcher::Config::default())
+    kept(Api::<K>::all(client.clone()), all())
+}
+
+fn all() -> watcher::Config {
+    watcher::Config::default().timeout(SILENCE)
 }
 
 fn kept<K: Kept>(api: Api<K>, config: watcher::Config) -> (&'static str, BoxStream<'static, Change>) {

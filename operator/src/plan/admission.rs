@@ -10,39 +10,9 @@ pub mod refusal;
 pub mod review;
 pub mod volumes;
 
-use std::collections::BTreeMap;
+use crds::{catalogue::Catalogue, selection::KnownContents};
 
-use crds::{catalogue::Catalogue, domain::node::NodeFacts, selection::KnownContents};
-
-use crate::snapshot::world::World;
-
-/// A class of nodes that have reported.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeClass {
-    /// [`NodeFacts::class`].
-    pub name: String,
-    /// What selection looks at.
-    pub facts: NodeFacts,
-    /// How many nodes are of it.
-    pub nodes: usize,
-}
-
-/// The classes of the nodes that have reported facts which make sense.
-pub fn classes(world: &World) -> Vec<NodeClass> {
-    let mut classes: BTreeMap<&str, NodeClass> = BTreeMap::new();
-    for machine in world.machines.values() {
-        let (Some(name), Some(Ok(facts))) = (&machine.class, &machine.facts) else {
-            continue;
-        };
-        let class = classes.entry(name).or_insert_with(|| NodeClass {
-            name: name.clone(),
-            facts: NodeFacts::clone(facts),
-            nodes: 0,
-        });
-        class.nodes += 1;
-    }
-    classes.into_values().collect()
-}
+use crate::snapshot::settled::NodeClass;
 
 /// What is known of the cluster at the moment of a request.
 #[derive(Debug, Clone, Copy)]

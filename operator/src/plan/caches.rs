@@ -6,6 +6,7 @@ use std::time::Duration;
 use crds::{
     catalogue::CacheEntry,
     condition::{ConditionReason as Why, ConditionType},
+    domain::cache::CacheSource,
     v1alpha1::CUDABinaryCacheStatus,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -17,6 +18,7 @@ use super::{
 use crate::snapshot::{
     probe::{Probe, Probes},
     resolution::Unresolved,
+    secret::KEYS,
     world::World,
 };
 
@@ -30,26 +32,8 @@ pub fn steps(world: &World, probes: &Probes, now: Timestamp) -> Vec<Step> {
         let Some(before) = world.cache_statuses.get(name) else {
             continue;
         };
-        let secret = entry
-            .source
-            .as_ref()
-            .ok()
-            .and_then(|source| source.auth_secret.as_ref());
-        let missing = secret.filter(|secret| {
-            let found = world.secrets.get(*secret);
-            found.is_none_or(|secret| {
-                super::credentials::KEYS
-                    .iter()
-                    .all(|key| !secret.data.contains_key(*key))
-            })
-        });
-        let after = status(
-            entry,
-            missing.map(String::as_str),
-            probes.get(name),
-            &before.status,
-            now,
-        );
+        let unusable = entry.source.as_ref().ok().and_then(|source| unusable(world, source));
+        let after = status(entry, unusable, probes.get(name), &before.status, now);
         if let Some(after) = after.filter(|after| *after != before.status) {
             let change = Change {
                 before: (**before).clone(),
@@ -61,10 +45,29 @@ pub fn steps(world: &World, probes: &Probes, now: Timestamp) -> Vec<Step> {
     steps
 }
 
+/// What is wrong with the secret that a cache names, and what to do.
+fn unusable(world: &World, source: &CacheSource) -> Option<String> {
+    let name = source.auth_secret.as_ref()?;
+    let secret = world.secrets.get(name);
+    if secret.is_some_and(|secret| secret.of_service_account) {
+        return Some(format!(
+            "spec.authSecretRef names the secret `{name}`, which is a service account's token: a cache that got it could act in \
+             this cluster; name a secret of another type with a key `netrc` or `token`"
+        ));
+    }
+    let found = secret.is_some_and(|secret| KEYS.iter().any(|key| secret.data.contains_key(*key)));
+    (!found).then(|| {
+        format!(
+            "spec.authSecretRef names the secret `{name}`, and the operator's namespace has none with a key `netrc` or `token`: \
+             create it there"
+        )
+    })
+}
+
 /// The status that a cache should have; nothing where nothing is known yet.
 fn status(
     entry: &CacheEntry,
-    missing_secret: Option<&str>,
+    unusable: Option<String>,
     probe: Option<&Probe>,
     written: &CUDABinaryCacheStatus,
     now: Timestamp,
@@ -72,15 +75,9 @@ fn status(
     let about = ConditionType::Ready;
     let not = |reason, message: String| Verdict::new(about, Holds::False, reason, message);
     let current = probe.filter(|probe| probe.generation == entry.generation);
-    let verdict = match (&entry.source, missing_secret, current.map(|probe| &probe.outcome)) {
+    let verdict = match (&entry.source, unusable, current.map(|probe| &probe.outcome)) {
         (Err(invalid), _, _) => not(Why::InvalidSpec, invalid.to_string()),
-        (Ok(_), Some(secret), _) => not(
-            Why::CredentialsUnusable,
-            format!(
-                "spec.authSecretRef names the secret `{secret}`, and the operator's namespace has none with a key `netrc` or \
-                 `token`: create it there"
-            ),
-        ),
+        (Ok(_), Some(unusable), _) => not(Why::CredentialsUnusable, unusable),
         (Ok(_), None, None) => return None,
         (Ok(_), None, Some(Err(Unresolved { reason, message }))) => not(*reason, message.clone()),
         (Ok(_), None, Some(Ok(()))) => Verdict::new(
@@ -113,8 +110,22 @@ fn status(
 mod tests {
     use std::sync::Arc;
 
+    use crds::v1alpha1::CUDABinaryCache;
+    use k8s_openapi::api::core::v1::Secret;
+    use serde_json::{Value, json};
+
     use super::*;
-    use crate::plan::made_up::{at, cache};
+    use crate::{
+        observe::kinds::Kept,
+        plan::{
+            credentials::{self, Copying},
+            made_up::{at, cache},
+        },
+    };
+
+    fn keep<K: Kept>(world: &mut World, object: Value) {
+        serde_json::from_value::<K>(object).unwrap().keep(world);
+    }
 
     fn probed(outcome: Result<(), Unresolved>, second: i64) -> Probes {
         let probe = Probe {
@@ -170,5 +181,39 @@ mod tests {
             Some((bad, time(3700)))
         );
         assert_eq!(written(&mut world, &probed(away(), 3730), 3730), None);
+    }
+
+    #[test]
+    fn a_service_accounts_token_is_refused_and_any_other_secret_is_not() {
+        let keep = |type_: &str| {
+            let mut world = World::default();
+            let key = "cache-1:7F4OyH7ZCnFhcze3fJdfyXYLQw/aV7GEed86nQ7IsOs=";
+            let object = json!({"apiVersion": "cudaenv.dev/v1alpha1", "kind": "CUDABinaryCache", "metadata": {"name": "good", "generation": 1},
+                "spec": {"url": "https://cache.example.org", "publicKeys": [key], "authSecretRef": {"name": "flox"}}});
+            keep::<CUDABinaryCache>(&mut world, object);
+            let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "flox", "namespace": "cudaenv"},
+                "type": type_, "data": {"token": "VDBLRU4="}});
+            keep::<Secret>(&mut world, secret);
+            world
+        };
+        for (type_, said, told, copied) in [
+            ("Opaque", "Ready=True Reachable", "it answers", true),
+            (
+                "kubernetes.io/service-account-token",
+                "Ready=False CredentialsUnusable",
+                "which is a service account's token: a cache that got it could act in this cluster; name a secret of another type",
+                false,
+            ),
+        ] {
+            let mut world = keep(type_);
+            let copying = credentials::copying(&world, "copies");
+            assert_eq!(matches!(copying, Copying::Write(_)), copied, "{type_}: {copying:?}");
+            let after = steps(&world, &probed(Ok(()), 10), at(10)).pop();
+            let Some(Step::Cache(_, change)) = after else {
+                panic!("{after:?}")
+            };
+            assert!(change.after.conditions[0].message.contains(told), "{change:?}");
+            assert_eq!(written(&mut world, &probed(Ok(()), 10), 10).unwrap().0, said);
+        }
     }
 }

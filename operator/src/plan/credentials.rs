@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::step::Copies;
-use crate::snapshot::{secret::SecretBytes, world::World};
-
-/// The keys that a cache's secret may have.
-pub const KEYS: [&str; 2] = ["netrc", "token"];
+use crate::snapshot::{
+    secret::{KEYS, SecretBytes},
+    world::World,
+};
 
 /// What the secret called `name` needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +84,7 @@ mod tests {
             resource_version: version.to_owned(),
             ours,
             data: data.collect(),
+            ..AuthSecret::default()
         })
     }
 

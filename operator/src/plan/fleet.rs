@@ -20,7 +20,7 @@ pub struct Fleet<'a> {
     /// One set of facts for each class; members name it by its index.
     pub classes: Vec<Class<'a>>,
     /// What agents have read of store paths.
-    pub contents: KnownContents,
+    pub contents: &'a KnownContents,
     /// What agents say about an environment: the member's index, and its words.
     reports: BTreeMap<EnvironmentKey, Vec<(usize, &'a NodeEnvironment)>>,
     /// The members that each node selector of an environment matches, by class.
@@ -53,12 +53,12 @@ pub struct Class<'a> {
 }
 
 impl<'a> Fleet<'a> {
-    /// The fleet of a world. A `CUDANode` whose node is gone is about to go, too.
-    pub fn new(world: &'a World) -> Self {
+    /// The fleet of a world in which agents have read `contents`. A `CUDANode` whose node is gone is about to go, too.
+    pub fn new(world: &'a World, contents: &'a KnownContents) -> Self {
         let mut fleet = Self {
             members: Vec::with_capacity(world.machines.len()),
             classes: Vec::new(),
-            contents: world.contents(),
+            contents,
             reports: BTreeMap::new(),
             matched: BTreeMap::new(),
         };

@@ -1,10 +1,7 @@
 //! Worlds for tests of the plan: a few lines each.
 //! Never more than a test says: what it does not name is as small as it can be.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crds::{
     catalogue::{CacheEntry, EnvironmentEntry, EnvironmentKey},
@@ -88,7 +85,7 @@ pub(super) fn node(world: &mut World, name: &str, driver: Option<(&str, &str)>) 
     let machine = Machine {
         class: Some(facts.class()),
         facts: Some(Ok(Arc::new(facts))),
-        contents: BTreeMap::new(),
+        contents: Arc::default(),
         status: CUDANodeStatus::default(),
     };
     let labels = [("pool".to_owned(), name.to_owned())].into();
@@ -98,6 +95,16 @@ pub(super) fn node(world: &mut World, name: &str, driver: Option<(&str, &str)>) 
     };
     world.nodes.insert(name.to_owned(), Arc::new(node));
     world.machines.insert(name.to_owned(), Arc::new(machine));
+}
+
+/// A node with a driver that cannot be used yet.
+pub(super) fn node_in(world: &mut World, name: &str, driver: DriverState) {
+    node(world, name, Some(("570.124.06", "12.8")));
+    let machine = Arc::make_mut(world.machines.get_mut(name).unwrap());
+    let mut facts = NodeFacts::clone(machine.facts.as_ref().unwrap().as_ref().unwrap());
+    facts.driver = driver;
+    machine.class = Some(facts.class());
+    machine.facts = Some(Ok(Arc::new(facts)));
 }
 
 /// What the agent of `node` says of `team/<name>`.

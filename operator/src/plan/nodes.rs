@@ -51,9 +51,10 @@ impl Seen {
     /// Looks at the world at `now`; nodes that are gone are forgotten.
     pub fn look(&mut self, world: &World, now: Timestamp) {
         self.agents.retain(|name, _| world.nodes.contains_key(name));
-        let silent = silent(world);
+        let heard = heard(world);
         for name in world.nodes.keys() {
-            let ready = !silent.contains(&**name) && is_ready(world, name);
+            let speaks = heard.as_ref().is_none_or(|heard| heard.contains(&**name));
+            let ready = speaks && is_ready(world, name);
             match self.agents.get_mut(name) {
                 Some((was, _)) if *was == ready => {}
                 Some(agent) => *agent = (ready, now),
@@ -75,14 +76,11 @@ fn is_ready(world: &World, name: &str) -> bool {
     world.registered.contains(name) && machine.is_some_and(|machine| says_ready(&machine.status))
 }
 
-/// Nodes whose agent has pods and none of them is ready: what it said last is not taken for true any more. An agent without
-/// a pod runs in some other way, and its word is taken.
-fn silent(world: &World) -> BTreeSet<&str> {
-    let on = |ready| {
-        let pods = world.agents.values().filter(move |pod| pod.ready == ready);
-        pods.map(|pod| &*pod.node).collect::<BTreeSet<_>>()
-    };
-    &on(false) - &on(true)
+/// Nodes with a pod of the agent that is ready: what an agent without one said last is not taken for true any more. Nothing
+/// where there is no such pod in the whole cluster: then agents run in some other way, and their word is taken.
+fn heard(world: &World) -> Option<BTreeSet<&str>> {
+    let ready = world.agents.values().filter(|pod| pod.ready);
+    (!world.agents.is_empty()).then(|| ready.map(|pod| &*pod.node).collect())
 }
 
 fn says_ready(status: &CUDANodeStatus) -> bool {

@@ -12,13 +12,13 @@ use super::{
     status::{self, Inputs},
     step::{Change, Step},
 };
-use crate::snapshot::{probe::Probes, resolution::Answers, world::World};
+use crate::snapshot::{probe::Probes, resolution::Answers, settled::Settled};
 
 /// What a pass looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
     /// The cluster.
-    pub world: &'a World,
+    pub world: &'a Settled,
     /// What is known of closures.
     pub answers: &'a Answers,
     /// What is known of caches.
@@ -44,7 +44,7 @@ pub struct Planned {
 
 /// Plans.
 pub fn pass(pass: &Pass<'_>) -> Planned {
-    let fleet = Fleet::new(pass.world);
+    let fleet = Fleet::new(pass.world, pass.world.contents());
     let inputs = Inputs {
         world: pass.world,
         fleet: &fleet,

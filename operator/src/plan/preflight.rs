@@ -168,7 +168,7 @@ impl<'a> Trial<'a> {
                     driver: driver.clone(),
                     ..facts.clone()
                 };
-                let choice = |facts| select(environment, facts, &fleet.contents);
+                let choice = |facts| select(environment, facts, fleet.contents);
                 let (before, after) = (choice(facts), choice(&renewed));
                 (*class, Choice { before, after })
             });

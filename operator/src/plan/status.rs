@@ -158,6 +158,16 @@ fn compatible(tally: &Tally) -> Verdict {
     }
     match &tally.misfit {
         Some(misfit) => Verdict::new(about, Holds::False, Why::NoVariantFits, misfit.clone()),
+        None if tally.unsettled > 0 => Verdict::new(
+            about,
+            Holds::Unknown,
+            Why::NoNodes,
+            format!(
+                "the drivers of {} of the nodes that it is meant for cannot be used yet, and no other node has reported: what fits \
+                 is known when they are ready",
+                tally.unsettled
+            ),
+        ),
         None => Verdict::new(
             about,
             Holds::Unknown,
@@ -180,6 +190,12 @@ fn prewarmed(entry: &EnvironmentEntry, tally: &Tally) -> Verdict {
         Prewarm::Always if counts.selected == 0 => {
             Verdict::new(about, Holds::Unknown, Why::NoNodes, "there is no node to fetch it to")
         }
+        Prewarm::Always if counts.incompatible >= counts.selected => Verdict::new(
+            about,
+            Holds::False,
+            Why::NoVariantFits,
+            "it fits none of the nodes that it is meant for: there is nothing to fetch",
+        ),
         Prewarm::Always if counts.ready + counts.incompatible >= counts.selected => Verdict::new(
             about,
             Holds::True,
@@ -191,6 +207,15 @@ fn prewarmed(entry: &EnvironmentEntry, tally: &Tally) -> Verdict {
             Holds::False,
             Why::NodesFailing,
             "it failed on some nodes: see status.failures",
+        ),
+        Prewarm::Always if tally.unsettled > 0 => Verdict::new(
+            about,
+            Holds::False,
+            Why::Fetching,
+            format!(
+                "not every node is complete yet: see status.nodes; the drivers of {} nodes cannot be used yet",
+                tally.unsettled
+            ),
         ),
         Prewarm::Always => Verdict::new(
             about,

@@ -25,7 +25,7 @@ pub(super) fn unresolved(error: &AskError) -> Unresolved {
             "name a path that refers to less".to_owned(),
         ),
         AskError::Probe(source) => of(source),
-        AskError::ProbePath(_) | AskError::Timeout { .. } => (
+        AskError::ProbePath(_) | AskError::Timeout { .. } | AskError::GivenUp => (
             ConditionReason::CacheUnreachable,
             "it is tried again by itself".to_owned(),
         ),

@@ -28,6 +28,9 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
+/// The keys of a secret that a cache names.
+pub const KEYS: [&str; 2] = ["netrc", "token"];
+
 /// A secret that holds credentials, or copies of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuthSecret {
@@ -35,6 +38,8 @@ pub struct AuthSecret {
     pub resource_version: String,
     /// Whether the operator made it: it carries the operator's label.
     pub ours: bool,
-    /// The keys that matter here: `netrc`, `token`, and copies such as `flox.token`.
+    /// Whether it is the token of a service account: a right in this cluster, which no cache may be sent.
+    pub of_service_account: bool,
+    /// The keys that matter here; none of a service account's: `netrc`, `token`, and copies such as `flox.token`.
     pub data: BTreeMap<String, SecretBytes>,
 }

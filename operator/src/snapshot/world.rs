@@ -2,7 +2,7 @@
 //! Never more of an object than planning needs: a large cluster's nodes fit into little memory.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -18,7 +18,10 @@ use crds::{
 };
 use k8s_openapi::api::core::v1::Taint;
 
-use super::secret::AuthSecret;
+use super::{
+    reading::{Readings, Shelf},
+    secret::AuthSecret,
+};
 
 /// Everything at one moment. Cheap to clone: the objects are shared.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -41,6 +44,8 @@ pub struct World {
     pub preflights: BTreeMap<String, Arc<Preflight>>,
     /// The secrets of the operator's own namespace that hold credentials, by name.
     pub secrets: BTreeMap<String, Arc<AuthSecret>>,
+    /// Where what machines have read is shared.
+    pub shelf: Shelf,
 }
 
 /// A status as it is written now.
@@ -77,11 +82,16 @@ pub struct AgentPod {
 impl World {
     /// What agents have read of store paths. A store path has the same files everywhere: one of which two agents say
     /// different things counts as unread, as one of them is wrong.
-    pub fn contents(&self) -> KnownContents {
+    pub(super) fn contents(&self) -> KnownContents {
+        let (mut sets, mut readings) = (HashSet::new(), HashSet::new());
         let mut found: BTreeMap<&StorePath, Option<&GpuCode>> = BTreeMap::new();
-        for (path, code) in self.machines.values().flat_map(|machine| &machine.contents) {
-            let agreed = found.entry(path).or_insert(Some(code));
-            *agreed = agreed.filter(|other| *other == code);
+        let all = self.machines.values().map(|machine| &machine.contents);
+        let new = all
+            .filter(|set| sets.insert(set.as_ptr().addr()))
+            .flat_map(|set| &**set);
+        for reading in new.filter(|reading| readings.insert(Arc::as_ptr(reading).addr())) {
+            let agreed = found.entry(&reading.path).or_insert(Some(&reading.code));
+            *agreed = agreed.filter(|other| **other == reading.code);
         }
         let known = found.into_iter().filter_map(|(path, code)| {
             let code = code?.clone();
@@ -103,8 +113,8 @@ pub struct Machine {
     /// The class of those facts.
     pub class: Option<String>,
     /// What its agent has read of store paths.
-    pub contents: BTreeMap<StorePath, GpuCode>,
-    /// All that was reported.
+    pub contents: Readings,
+    /// All else that was reported: `contents` is empty.
     pub status: CUDANodeStatus,
 }
 

@@ -12,7 +12,8 @@ use crds::{
     selection::{KnownContents, select},
 };
 
-use super::{NodeClass, warning};
+use super::warning;
+use crate::snapshot::settled::NodeClass;
 
 /// Most classes that a pod's affinity names.
 pub const MOST_CLASSES: usize = 100;

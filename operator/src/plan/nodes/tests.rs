@@ -164,9 +164,16 @@ fn an_agent_that_died_without_a_word_is_as_good_as_none() {
         world.agents.insert(name.to_owned(), Arc::new(AgentPod { node, ready }));
         after(&world, "a", 30).1
     };
-    assert_eq!(pod("elsewhere", "b", false), []);
+    assert_eq!(
+        pod("elsewhere", "b", true),
+        [taint(TAINT, "NoSchedule")],
+        "agents are pods, and it has none"
+    );
     assert_eq!(pod("crashing", "a", false), [taint(TAINT, "NoSchedule")]);
     assert_eq!(pod("next", "a", true), []);
+    // Where no agent is a pod, their word is taken.
+    world.agents.clear();
+    assert_eq!(after(&world, "a", 30).1, []);
 }
 
 #[test]

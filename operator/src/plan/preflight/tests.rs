@@ -15,11 +15,12 @@ use crate::{
         fleet::Fleet,
         made_up::{answers, at, cache, environment, node, report, resolved},
     },
-    snapshot::{resolution::Answers, world::World},
+    snapshot::{reading::Reading, resolution::Answers, settled::Settled, world::World},
 };
 
 fn asked(world: &World, answers: &Answers, driver: &str, pool: Option<&str>) -> CUDADriverPreflightStatus {
-    let fleet = Fleet::new(world);
+    let settled = Settled::from(world.clone());
+    let fleet = Fleet::new(world, settled.contents());
     let inputs = Inputs {
         world,
         fleet: &fleet,
@@ -216,7 +217,7 @@ fn what_an_agent_has_read_is_known_of_all_nodes_unless_another_says_otherwise() 
         let mut code = GpuCode::default();
         code.sass.insert(sass.parse().unwrap());
         let path = StorePath::parse(&crate::plan::made_up::path("unread")).unwrap();
-        machine.contents.insert(path, code);
+        machine.contents = [Arc::new(Reading { path, code })].into();
     };
     // Another node's agent found code for newer GPUs only: what would be selected stays what it is.
     read(&mut world, "new-1", "9.0");

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use crds::{
     catalogue::{EnvironmentEntry, EnvironmentKey},
-    domain::{environment::Environment, node::NodeFacts},
+    domain::{
+        environment::Environment,
+        node::{DriverState, NodeFacts},
+    },
     failure,
     selection::{KnownContents, Reason, Selection, select},
     v1alpha1::{CUDAEnvironmentStatus, EnvironmentPhase, NodeCounts, NodeEnvironment, NodeFailure},
@@ -27,6 +30,8 @@ pub(super) struct Tally {
     fetching: usize,
     incompatible: usize,
     failed: usize,
+    /// Nodes whose driver is there and not to be used yet: nobody knows what fits them.
+    pub(super) unsettled: usize,
     /// Nodes by the variant that is selected on them.
     variants: BTreeMap<(String, String), usize>,
     /// Whether every package has a variant for at least one class.
@@ -61,7 +66,11 @@ pub(super) fn tally(
         tally.selected += members.len();
         silent.insert(*class, members.len());
         let Some(class) = class else { continue };
-        let choice = choose(environment, fleet.classes[*class].facts, &fleet.contents);
+        if !is_settled(fleet.classes[*class].facts) {
+            tally.unsettled += members.len();
+            continue;
+        }
+        let choice = choose(environment, fleet.classes[*class].facts, fleet.contents);
         tally.fits |= choice.covers;
         if !choice.covers {
             let node = members.first().map_or("", |member| fleet.members[*member].name);
@@ -78,6 +87,11 @@ pub(super) fn tally(
         }
         *silent.entry(member.class).or_default() -= 1;
         let choice = member.class.and_then(|class| choices.get(&class));
+        // While its driver is reloaded, an agent may call everything unfit.
+        let unsettled = choice.is_none() && member.class.is_some();
+        if unsettled && report.phase == EnvironmentPhase::Incompatible {
+            continue;
+        }
         tally.count_report(report, choice);
         if report.phase == EnvironmentPhase::Failed && tally.failures.len() < MOST_FAILURES {
             tally.failures.push(time(failed(member.name, report)));
@@ -100,6 +114,14 @@ fn choose(environment: &Environment, facts: &NodeFacts, known: &KnownContents) -
     Choice {
         covers: selection.covers(environment),
         selection,
+    }
+}
+
+/// Whether a driver that is reloaded or upgraded has come to rest. Before that, its class is a passing one.
+const fn is_settled(facts: &NodeFacts) -> bool {
+    match facts.driver {
+        DriverState::NotReady { .. } | DriverState::Mismatch { .. } => false,
+        DriverState::Ready { .. } | DriverState::Missing => true,
     }
 }
 

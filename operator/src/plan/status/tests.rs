@@ -1,12 +1,14 @@
 //! Statuses from small worlds: what every state of nodes and closures becomes.
 //! Never the API server: that is what `e2e/tests/cluster_operator.rs` is for.
 
-use crds::{v1alpha1::EnvironmentPhase as Phase, v1alpha1::NodeCounts};
+use crds::{
+    domain::node::DriverState, selection::KnownContents, v1alpha1::EnvironmentPhase as Phase, v1alpha1::NodeCounts,
+};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    plan::made_up::{answers, at, cache, environment, node, report, resolved},
+    plan::made_up::{answers, at, cache, environment, node, node_in, report, resolved},
     snapshot::resolution::Unresolved,
 };
 
@@ -20,7 +22,8 @@ fn made(
     key: &EnvironmentKey,
     written: &CUDAEnvironmentStatus,
 ) -> CUDAEnvironmentStatus {
-    let fleet = Fleet::new(world);
+    let nothing = KnownContents::new();
+    let fleet = Fleet::new(world, &nothing);
     let inputs = Inputs {
         world,
         fleet: &fleet,
@@ -207,6 +210,90 @@ fn prewarming_ends_when_every_node_that_fits_is_ready() {
     assert_eq!(prewarmed(&world), "Prewarmed=True OnEveryNode");
 }
 
+/// What drivers are between two usable states.
+fn unsettled() -> [DriverState; 2] {
+    [
+        DriverState::NotReady {
+            why: "it is being revalidated".to_owned(),
+        },
+        DriverState::Mismatch {
+            kernel: "570.124.06".parse().unwrap(),
+            library: "580.95.05".parse().unwrap(),
+        },
+    ]
+}
+
+#[test]
+fn a_driver_that_cannot_be_used_yet_makes_nothing_unfit_and_nothing_complete() {
+    for driver in unsettled() {
+        let mut world = World::default();
+        cache(&mut world, "good");
+        let key = environment(&mut world, "torch", &[("cu12", "12.8")], &json!({"prewarm": "Always"}));
+        let all = answers(&world, &[("cu12", Ok(resolved("abc")))]);
+        node_in(&mut world, "reloading", driver.clone());
+        let status = fresh(&world, &all, &key);
+        assert_eq!(
+            said(&status),
+            [
+                "Ready=True AsExpected",
+                "Resolved=True AllSigned",
+                "Compatible=Unknown NoNodes",
+                "Prewarmed=False Fetching",
+                "Degraded=False AsExpected",
+            ],
+            "{driver:?}"
+        );
+        assert!(
+            status.conditions[2]
+                .message
+                .starts_with("the drivers of 1 of the nodes"),
+            "{status:?}"
+        );
+        assert_eq!(
+            (status.nodes.as_ref().unwrap().incompatible, status.failures.len()),
+            (0, 0)
+        );
+        // Nor does what its agent says of it meanwhile.
+        report(&mut world, "reloading", "torch", Phase::Incompatible);
+        assert_eq!(said(&fresh(&world, &all, &key)), said(&status));
+        assert_eq!(fresh(&world, &all, &key).nodes.unwrap().incompatible, 0);
+        // Others are judged as ever.
+        node(&mut world, "ancient", ANCIENT);
+        let beside = fresh(&world, &all, &key);
+        assert_eq!(
+            said(&beside)[2..4],
+            ["Compatible=False NoVariantFits", "Prewarmed=False Fetching"]
+        );
+        assert_eq!(beside.nodes.unwrap().incompatible, 1);
+        node(&mut world, "new", NEW);
+        report(&mut world, "new", "torch", Phase::Ready);
+        let beside = fresh(&world, &all, &key);
+        assert_eq!(
+            said(&beside)[2..4],
+            ["Compatible=True FitsNodes", "Prewarmed=False Fetching"]
+        );
+        assert!(
+            beside.conditions[3]
+                .message
+                .ends_with("the drivers of 1 nodes cannot be used yet"),
+            "{beside:?}"
+        );
+    }
+}
+
+#[test]
+fn what_fits_nowhere_is_not_prewarmed() {
+    let mut world = World::default();
+    cache(&mut world, "good");
+    let key = environment(&mut world, "torch", &[("cu12", "12.8")], &json!({"prewarm": "Always"}));
+    node(&mut world, "ancient", ANCIENT);
+    let prewarmed = |world: &World| said(&fresh(world, &Answers::new(), &key))[3].clone();
+    assert_eq!(prewarmed(&world), "Prewarmed=False NoVariantFits");
+    node(&mut world, "new", NEW);
+    report(&mut world, "new", "torch", Phase::Ready);
+    assert_eq!(prewarmed(&world), "Prewarmed=True OnEveryNode");
+}
+
 #[test]
 fn a_status_made_again_is_the_same_and_failures_keep_their_time() {
     let (mut world, key) = small();
@@ -215,7 +302,8 @@ fn a_status_made_again_is_the_same_and_failures_keep_their_time() {
     node(&mut world, "failed", NEW);
     report(&mut world, "failed", "torch", Phase::Failed);
     let first = fresh(&world, &all, &key);
-    let fleet = Fleet::new(&world);
+    let nothing = KnownContents::new();
+    let fleet = Fleet::new(&world, &nothing);
     let later = Inputs {
         world: &world,
         fleet: &fleet,

@@ -2,7 +2,7 @@
 //! Never believes what was read before a file was written, replaced or touched.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::{self, Metadata},
     os::unix::fs::{DirEntryExt as _, MetadataExt as _},
     sync::{Mutex, PoisonError},
@@ -53,15 +53,13 @@ impl NodeStore {
     /// Every recorded store path that has a layer, in the order of their hashes. Damaged records are left out. Whether a layer
     /// has its files in it is not looked at: after a reboot that is a minute's work where there are many.
     pub(super) fn layers(&self) -> Result<Vec<Layer>, StoreError> {
-        let present = list(&self.layout().store())?;
+        let present: HashSet<String> = list(&self.layout().store())?.into_iter().collect();
         let mut hashes = self.recorded()?;
         // Where the disk has to be read, in the order in which it lies there.
         hashes.sort_unstable();
         let mut seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
         let look = |hashes: &[(u64, Box<str>)]| -> Vec<_> {
-            let there = hashes
-                .iter()
-                .filter(|(_, hash)| present.binary_search_by(|name| (**name).cmp(hash)).is_ok());
+            let there = hashes.iter().filter(|(_, hash)| present.contains(&**hash));
             there.filter_map(|(_, hash)| self.look(hash, &seen)).collect()
         };
         let each = hashes.len().div_ceil(THREADS).max(EACH);

@@ -1,6 +1,7 @@
 //! One NAR file as one stream, over as many connections as it takes: more where each is slow, another where one is silent.
 //! Never hands out a byte twice or out of order; never holds more of what is ahead than all downloads may together.
 
+mod ahead;
 mod lane;
 mod share;
 mod stretch;
@@ -10,13 +11,13 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
-pub(crate) use self::stretch::Wanted;
+pub(crate) use self::{ahead::Ahead, stretch::Wanted};
 use self::{
+    ahead::Place,
     lane::Lane,
     stretch::{Began, Item, Means, Range, Stretch},
     width::Width,
@@ -27,36 +28,6 @@ use crate::{
 
 /// How many times as long as the others a stretch may take before it is read elsewhere.
 const STRAGGLER: u32 = 4;
-
-/// What all downloads share: how many connections there may be besides each one's first, and the memory for what they
-/// bring before its turn.
-#[derive(Debug, Clone)]
-pub(crate) struct Ahead {
-    connections: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
-}
-
-impl Ahead {
-    pub(crate) fn new(options: &Options) -> Self {
-        let permits = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
-        Self {
-            connections: permits(options.more_connections),
-            memory: permits(options.read_ahead),
-        }
-    }
-
-    /// A connection, and memory for so many bytes; nothing where either is used up.
-    fn take(&self, bytes: u64) -> Option<lane::Ahead> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let memory = self.memory.clone().try_acquire_many_owned(bytes).ok()?;
-        self.connection(memory)
-    }
-
-    fn connection(&self, memory: OwnedSemaphorePermit) -> Option<lane::Ahead> {
-        let connection = self.connections.clone().try_acquire_owned().ok()?;
-        Some(lane::Ahead { memory, connection })
-    }
-}
 
 /// A file that is being read. Drop it to stop.
 pub(crate) struct Download<'a> {
@@ -357,19 +328,19 @@ impl<'a> Download<'a> {
         if index == 0 && self.rescue.is_some() {
             return false;
         }
-        let Some(lane) = self.lanes.get_mut(index) else {
+        let (Some(connection), Some(lane)) = (self.ahead.connection(), self.lanes.get_mut(index)) else {
             return false;
         };
-        let ahead = match lane.memory_of(bytes) {
-            Some(memory) => self.ahead.connection(memory),
-            None => self.ahead.take(bytes),
-        };
-        let (Some(ahead), Some(to)) = (ahead, lane.to) else {
+        let Some(to) = lane.to else {
             return false;
         };
+        let Some(memory) = lane.memory_of(bytes).or_else(|| self.ahead.memory(bytes)) else {
+            return false;
+        };
+        let place = Place { memory, connection };
         let from = to.saturating_sub(bytes);
         lane.end_at(from);
-        self.read_ahead(index + 1, (from, to), ahead);
+        self.read_ahead(index + 1, (from, to), place);
         true
     }
 
@@ -380,7 +351,7 @@ impl<'a> Download<'a> {
     }
 
     /// Begins a lane, behind so many others, for a stretch whose turn is later.
-    fn read_ahead(&mut self, index: usize, (from, to): (u64, u64), ahead: lane::Ahead) {
+    fn read_ahead(&mut self, index: usize, (from, to): (u64, u64), ahead: Place) {
         let stretch = self.stretch(from, Some(to), 0);
         let lane = Lane::begin(&mut self.tasks, stretch, (from, Some(to)), Some(ahead));
         self.lanes.insert(index, lane);

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    ahead::Place,
     share::Left,
     stretch::{Item, Stretch},
     width::PERIOD,
@@ -55,21 +56,13 @@ struct Reading {
     ended: OnceLock<Instant>,
 }
 
-/// What a stretch that is read before its turn takes from all downloads.
-pub(super) struct Ahead {
-    /// As many bytes as it may hold.
-    pub(super) memory: OwnedSemaphorePermit,
-    /// Its place among the connections, until it has ended.
-    pub(super) connection: OwnedSemaphorePermit,
-}
-
 impl Lane {
     /// Begins to read at byte `from`. `ahead`: for a stretch that is read before its turn.
     pub(super) fn begin(
         tasks: &mut JoinSet<()>,
         stretch: Stretch,
         (from, to): (u64, Option<u64>),
-        ahead: Option<Ahead>,
+        ahead: Option<Place>,
     ) -> Self {
         let (memory, connection) = ahead.map(|ahead| (ahead.memory, ahead.connection)).unzip();
         let capacity = memory

@@ -1,11 +1,10 @@
 //! What records said when they were read last: thousands of them are looked at again and again, and few of them change.
-//! Never believes what was read before a file was written, replaced or touched; never takes files for there without a look.
+//! Never believes what was read before a file was written, replaced or touched.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::{self, Metadata},
-    num::NonZero,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirEntryExt as _, MetadataExt as _},
     sync::{Mutex, PoisonError},
     thread,
     time::UNIX_EPOCH,
@@ -16,7 +15,7 @@ use crds::domain::store_path::{StorePath, is_hash};
 use super::{NodeStore, StoreError, layout::RECORD_SUFFIX, list};
 use crate::snapshot::store::Layer;
 
-/// Threads that read records; fewer than so many records are read by one.
+/// Threads that read records, whatever cores there are: they wait for the disk. Fewer than so many records are read by one.
 const THREADS: usize = 8;
 const EACH: usize = 1000;
 
@@ -51,26 +50,28 @@ impl From<&Metadata> for Version {
 }
 
 impl NodeStore {
-    /// Every recorded store path whose files are there, in the order of their hashes. Damaged records are left out.
+    /// Every recorded store path that has a layer, in the order of their hashes. Damaged records are left out. Whether a layer
+    /// has its files in it is not looked at: after a reboot that is a minute's work where there are many.
     pub(super) fn layers(&self) -> Result<Vec<Layer>, StoreError> {
-        let names = list(&self.layout().meta())?;
-        let hashes = names.iter().filter_map(|name| name.strip_suffix(RECORD_SUFFIX));
-        let hashes: Vec<&str> = hashes.filter(|hash| is_hash(hash.as_bytes())).collect();
+        let present: HashSet<String> = list(&self.layout().store())?.into_iter().collect();
+        let mut hashes = self.recorded()?;
+        // Where the disk has to be read, in the order in which it lies there.
+        hashes.sort_unstable();
         let mut seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS);
-        let each = hashes.len().div_ceil(threads).max(EACH);
-        let look = |hashes: &[&str]| -> Vec<_> { hashes.iter().filter_map(|hash| self.look(hash, &seen)).collect() };
-        let found: Vec<(Box<str>, Seen, Layer)> = if hashes.len() <= each {
-            look(&hashes)
-        } else {
-            thread::scope(|scope| {
-                let looking: Vec<_> = hashes.chunks(each).map(|chunk| scope.spawn(|| look(chunk))).collect();
-                let looked = looking.into_iter().map(|thread| thread.join());
-                looked
-                    .flat_map(|found| found.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                    .collect()
-            })
+        let look = |hashes: &[(u64, Box<str>)]| -> Vec<_> {
+            let there = hashes.iter().filter(|(_, hash)| present.contains(&**hash));
+            there.filter_map(|(_, hash)| self.look(hash, &seen)).collect()
         };
+        let each = hashes.len().div_ceil(THREADS).max(EACH);
+        let mut found: Vec<(Box<str>, Seen, Layer)> = thread::scope(|scope| {
+            let chunks = hashes.chunks(each);
+            let looking: Vec<_> = chunks.map(|chunk| scope.spawn(|| look(chunk))).collect();
+            let looked = looking.into_iter().map(thread::ScopedJoinHandle::join);
+            looked
+                .flat_map(|found| found.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        });
+        found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut layers = Vec::with_capacity(found.len());
         seen.clear();
         seen.extend(found.into_iter().map(|(hash, record, layer)| {
@@ -78,6 +79,25 @@ impl NodeStore {
             (hash, record)
         }));
         Ok(layers)
+    }
+
+    /// The hashes that there are records of, each with the number of its file on the disk.
+    fn recorded(&self) -> Result<Vec<(u64, Box<str>)>, StoreError> {
+        let folder = self.layout().meta();
+        let unreadable = |source| StoreError::Read {
+            path: folder.clone(),
+            source,
+        };
+        let mut hashes = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let name = entry.file_name();
+            let hash = name.to_str().and_then(|name| name.strip_suffix(RECORD_SUFFIX));
+            if let Some(hash) = hash.filter(|hash| is_hash(hash.as_bytes())) {
+                hashes.push((entry.ino(), hash.into()));
+            }
+        }
+        Ok(hashes)
     }
 
     /// One of them; read only where it is not the file that it was.
@@ -93,14 +113,12 @@ impl NodeStore {
                 (record.path().clone(), record.nar_size())
             }
         };
-        self.has_files(&path).then(|| {
-            let layer = Layer {
-                path: path.clone(),
-                bytes,
-                last_used: found.modified().unwrap_or(UNIX_EPOCH),
-            };
-            (hash.into(), Seen { version, path, bytes }, layer)
-        })
+        let layer = Layer {
+            path: path.clone(),
+            bytes,
+            last_used: found.modified().unwrap_or(UNIX_EPOCH),
+        };
+        Some((hash.into(), Seen { version, path, bytes }, layer))
     }
 }
 

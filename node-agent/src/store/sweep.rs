@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -80,7 +80,7 @@ impl NodeStore {
     fn collect_orphans(&self, swept: &mut Swept) -> Result<Option<Trash>, StoreError> {
         let state = self.state()?;
         let used: BTreeSet<&str> = state.in_use().into_iter().map(|path| path.hash()).collect();
-        let good: BTreeSet<&str> = state.layers.iter().map(|layer| layer.path.hash()).collect();
+        let good: HashSet<&str> = state.layers.iter().map(|layer| layer.path.hash()).collect();
         let mut orphans: Vec<PathBuf> = Vec::new();
         let keep_all = state.unknown_use;
         let orphan = |hash: &str| !keep_all && is_hash(hash.as_bytes()) && !good.contains(hash) && !used.contains(hash);

@@ -19,8 +19,8 @@ use e2e::{
 use super::CONFIGURATION;
 use crate::measure::{now, status_mib};
 
-/// Seconds without a write after which it counts as settled.
-pub(super) const QUIET: f64 = 5.0;
+/// Seconds without a write after which it counts as settled: more than the ten that an object waits where only counts changed.
+pub(super) const QUIET: f64 = 12.0;
 
 /// A running operator; it goes when this is dropped.
 pub(super) struct Operator {

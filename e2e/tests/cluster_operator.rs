@@ -383,10 +383,17 @@ fn a_preflight_is_answered(operator: &Operator<'_>) {
                     "spec": {"driver": driver, "nodeSelector": {"pool": "gpu"}}}),
         );
         operator
-            .until_object(name, &["cpf", name], |object| holds(object, "Complete").is_some())
+            .until_object(name, &["cpf", name], |object| {
+                holds(object, "Complete").is_some_and(|complete| complete != "Unknown")
+            })
             .unwrap()
     };
+    let complete = |object: &Value| {
+        let condition = condition(object, "Complete");
+        (condition["status"].clone(), condition["reason"].clone())
+    };
     let down = ask("down", "390.157");
+    assert_eq!(complete(&down), (json!("True"), json!("Answered")), "{down}");
     // `partly` is unresolved in part, which keeps no answer back.
     let changes = down["status"]["changes"].as_array().unwrap();
     let torch: Vec<_> = changes
@@ -400,6 +407,7 @@ fn a_preflight_is_answered(operator: &Operator<'_>) {
     assert_eq!(broken, [("cu12", "Breaks"), ("cu11", "Breaks")].into(), "{down}");
     assert_eq!(torch[0]["reason"], "driver-too-old");
     let up = ask("up", "580.95.05");
+    assert_eq!(complete(&up), (json!("True"), json!("Answered")), "{up}");
     let changes = up["status"]["changes"].as_array().unwrap();
     let outcomes = |outcome: &str| {
         let of_torch = |change: &&Value| change["environment"] == "torch" && change["outcome"] == outcome;
@@ -411,7 +419,27 @@ fn a_preflight_is_answered(operator: &Operator<'_>) {
         "{up}"
     );
     let unknown = ask("unknown", "999.1.1");
-    assert_eq!(condition(&unknown, "Complete")["reason"], "UnknownDriver");
+    assert_eq!(complete(&unknown), (json!("False"), json!("UnknownDriver")));
+    // What every node would fetch ahead, nobody signed: it is said, and not waited for.
+    let variants = operator.cluster.get(&["cudaenv", "untrusted", "-n", "team-a"]).unwrap();
+    let mut ahead = environment("ahead", "distrustful", &[]);
+    ahead["spec"]["prewarm"] = json!("Always");
+    ahead["spec"]["packages"] = variants["spec"]["packages"].clone();
+    applied(operator.cluster, &ahead);
+    let arguments = ["cudaenv", "ahead", "-n", "team-a"];
+    operator
+        .until_object("ahead is judged", &arguments, |object| {
+            condition(object, "Resolved")["reason"] == "SignatureUntrusted"
+        })
+        .unwrap();
+    let untrusted = ask("untrusted", "580.95.05");
+    assert_eq!(complete(&untrusted), (json!("False"), json!("SignatureUntrusted")));
+    assert!(untrusted["status"]["downloadBytes"].is_null(), "{untrusted}");
+    let message = condition(&untrusted, "Complete")["message"].as_str().unwrap();
+    assert!(
+        message.contains("CUDAEnvironment team-a/ahead needs a closure"),
+        "{message}"
+    );
 }
 
 fn events_tell_of_changes(operator: &Operator<'_>) {

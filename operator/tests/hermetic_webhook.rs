@@ -59,11 +59,11 @@ impl Drop for Webhook {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the test is the composition root")]
 async fn webhook(first: Option<Arc<CertifiedKey>>) -> Webhook {
     limited(first, Limits::default()).await
 }
 
+#[expect(clippy::disallowed_methods, reason = "the test is the composition root")]
 async fn limited(first: Option<Arc<CertifiedKey>>, limits: Limits) -> Webhook {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (worlds, known) = watch::channel(Some(Arc::new(Settled::default())));

@@ -14,10 +14,12 @@ use crate::snapshot::world::World;
 /// The answers of a pass.
 #[derive(Debug, Default)]
 pub struct Choices {
-    /// By the environment's address, which stays during a pass, and the class's index. Nothing where nobody asks twice:
-    /// thousands of environments on many classes are a lot.
-    known: Option<RefCell<HashMap<(usize, usize), Rc<Selection>>>>,
+    /// Nothing where nobody asks twice: thousands of environments on many classes are a lot.
+    known: Option<RefCell<Known>>,
 }
+
+/// By the environment's address, which stays during a pass, and the class's index.
+type Known = HashMap<(usize, usize), Rc<Selection>>;
 
 impl Choices {
     /// For a pass over `world`.

@@ -223,9 +223,11 @@ fn statuses_and_all_preflights_of_a_pass_ask_selection_once() {
         .collect();
     let together: Vec<_> = steps(&inputs)
         .into_iter()
-        .map(|step| match step {
-            Step::Preflight(_, change) => change.after,
-            other => panic!("{other:?}"),
+        .map(|step| {
+            let Step::Preflight(_, change) = step else {
+                panic!("{step:?}")
+            };
+            change.after
         })
         .collect();
     // By name: down, same, up.

@@ -448,6 +448,13 @@ fn a_preflight_does_not_wait_for_what_cannot_be_had(operator: &Operator<'_>) {
         message.contains("CUDAEnvironment team-a/ahead needs a closure"),
         "{message}"
     );
+    // Answers of before are given anew.
+    operator
+        .until_object("down knows of it", &["cpf", "down"], |object| {
+            let mut changes = object["status"]["changes"].as_array().into_iter().flatten();
+            changes.any(|change| change["environment"] == "ahead")
+        })
+        .unwrap();
 }
 
 fn events_tell_of_changes(operator: &Operator<'_>) {

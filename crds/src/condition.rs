@@ -54,7 +54,7 @@ pub enum ConditionReason {
     ClosureTooLarge,
     /// The secret that a cache names is not there, or holds nothing that can be used.
     CredentialsUnusable,
-    /// No node that the environment is meant for has reported yet.
+    /// No node that the environment is meant for has reported a driver that can be used yet.
     NoNodes,
     /// At least one class of nodes fits.
     FitsNodes,

@@ -123,6 +123,7 @@ fn what_a_cluster_has_is_resolved_counted_labelled_and_answered_and_then_left_al
     the_taint_follows_the_agent(&operator);
     credentials_are_copied(&operator);
     a_preflight_is_answered(&operator);
+    a_preflight_does_not_wait_for_what_cannot_be_had(&operator);
     events_tell_of_changes(&operator);
     an_idle_cluster_is_not_written_to(&operator);
 }
@@ -375,18 +376,29 @@ fn credentials_are_copied(operator: &Operator<'_>) {
     assert!(message.contains("`nobody-made-it`"), "{message}");
 }
 
+/// A preflight once it is answered.
+fn asked(operator: &Operator<'_>, name: &str, driver: &str) -> Value {
+    applied(
+        operator.cluster,
+        &json!({"apiVersion": "cudaenv.dev/v1alpha1", "kind": "CUDADriverPreflight", "metadata": {"name": name},
+                "spec": {"driver": driver, "nodeSelector": {"pool": "gpu"}}}),
+    );
+    operator
+        .until_object(name, &["cpf", name], |object| {
+            holds(object, "Complete").is_some_and(|complete| complete != "Unknown")
+        })
+        .unwrap()
+}
+
+/// Status and reason.
+fn complete(object: &Value) -> (Value, Value) {
+    let condition = condition(object, "Complete");
+    (condition["status"].clone(), condition["reason"].clone())
+}
+
 fn a_preflight_is_answered(operator: &Operator<'_>) {
-    let ask = |name: &str, driver: &str| {
-        applied(
-            operator.cluster,
-            &json!({"apiVersion": "cudaenv.dev/v1alpha1", "kind": "CUDADriverPreflight", "metadata": {"name": name},
-                    "spec": {"driver": driver, "nodeSelector": {"pool": "gpu"}}}),
-        );
-        operator
-            .until_object(name, &["cpf", name], |object| holds(object, "Complete").is_some())
-            .unwrap()
-    };
-    let down = ask("down", "390.157");
+    let down = asked(operator, "down", "390.157");
+    assert_eq!(complete(&down), (json!("True"), json!("Answered")), "{down}");
     // `partly` is unresolved in part, which keeps no answer back.
     let changes = down["status"]["changes"].as_array().unwrap();
     let torch: Vec<_> = changes
@@ -399,7 +411,8 @@ fn a_preflight_is_answered(operator: &Operator<'_>) {
         .collect();
     assert_eq!(broken, [("cu12", "Breaks"), ("cu11", "Breaks")].into(), "{down}");
     assert_eq!(torch[0]["reason"], "driver-too-old");
-    let up = ask("up", "580.95.05");
+    let up = asked(operator, "up", "580.95.05");
+    assert_eq!(complete(&up), (json!("True"), json!("Answered")), "{up}");
     let changes = up["status"]["changes"].as_array().unwrap();
     let outcomes = |outcome: &str| {
         let of_torch = |change: &&Value| change["environment"] == "torch" && change["outcome"] == outcome;
@@ -410,8 +423,38 @@ fn a_preflight_is_answered(operator: &Operator<'_>) {
         (0, 1, 1),
         "{up}"
     );
-    let unknown = ask("unknown", "999.1.1");
-    assert_eq!(condition(&unknown, "Complete")["reason"], "UnknownDriver");
+    let unknown = asked(operator, "unknown", "999.1.1");
+    assert_eq!(complete(&unknown), (json!("False"), json!("UnknownDriver")));
+}
+
+/// What every node would fetch ahead, nobody signed: it is said, and not waited for.
+fn a_preflight_does_not_wait_for_what_cannot_be_had(operator: &Operator<'_>) {
+    let variants = operator.cluster.get(&["cudaenv", "untrusted", "-n", "team-a"]).unwrap();
+    let mut ahead = environment("ahead", "distrustful", &[]);
+    ahead["spec"]["prewarm"] = json!("Always");
+    ahead["spec"]["packages"] = variants["spec"]["packages"].clone();
+    applied(operator.cluster, &ahead);
+    let arguments = ["cudaenv", "ahead", "-n", "team-a"];
+    operator
+        .until_object("ahead is judged", &arguments, |object| {
+            condition(object, "Resolved")["reason"] == "SignatureUntrusted"
+        })
+        .unwrap();
+    let untrusted = asked(operator, "untrusted", "580.95.05");
+    assert_eq!(complete(&untrusted), (json!("False"), json!("SignatureUntrusted")));
+    assert!(untrusted["status"]["downloadBytes"].is_null(), "{untrusted}");
+    let message = condition(&untrusted, "Complete")["message"].as_str().unwrap();
+    assert!(
+        message.contains("CUDAEnvironment team-a/ahead needs a closure"),
+        "{message}"
+    );
+    // Answers of before are given anew.
+    operator
+        .until_object("down knows of it", &["cpf", "down"], |object| {
+            let mut changes = object["status"]["changes"].as_array().into_iter().flatten();
+            changes.any(|change| change["environment"] == "ahead")
+        })
+        .unwrap();
 }
 
 fn events_tell_of_changes(operator: &Operator<'_>) {

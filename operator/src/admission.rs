@@ -21,6 +21,7 @@ use crate::{
 };
 
 pub mod keep;
+mod peers;
 pub mod serve;
 pub mod tls;
 

@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod caches;
 pub mod certificates;
+pub mod choices;
 pub mod conditions;
 pub mod credentials;
 pub mod fleet;

@@ -23,7 +23,7 @@ use tracing::info;
 
 use crate::{
     act::write::{FIELD_MANAGER, Writer},
-    admission::{self, Admission, keep::Keep, tls},
+    admission::{self, Admission, keep::Keep, serve::Limits, tls},
     args::{RunArgs, UninstallStep, WebhookArgs},
     client::client,
     http::{self, Told},
@@ -209,7 +209,10 @@ async fn serve_webhook(parts: &mut Parts, webhook: Webhook, readiness: &Readines
         .await
         .with_context(|| format!("--webhook-address {address} cannot be listened at"))?;
     let tls = tls::config(certificates).context("TLS cannot be configured")?;
-    parts.start_lingering("admission", admission::serve::serve(listener, tls, admission, ending));
+    parts.start_lingering(
+        "admission",
+        admission::serve::serve(listener, tls, admission, ending, Limits::default()),
+    );
     Ok(())
 }
 

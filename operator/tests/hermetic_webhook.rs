@@ -10,7 +10,11 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, StatusCode, client::conn::http1, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use operator::{
-    admission::{Admission, serve, tls},
+    admission::{
+        Admission,
+        serve::{self, Limits},
+        tls,
+    },
     metrics::Metrics,
     plan::admission::affinity::AgentNodes,
     snapshot::{settled::Settled, world::World},
@@ -55,8 +59,12 @@ impl Drop for Webhook {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the test is the composition root")]
 async fn webhook(first: Option<Arc<CertifiedKey>>) -> Webhook {
+    limited(first, Limits::default()).await
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test is the composition root")]
+async fn limited(first: Option<Arc<CertifiedKey>>, limits: Limits) -> Webhook {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (worlds, known) = watch::channel(Some(Arc::new(Settled::default())));
     let (serving, latest) = watch::channel(first);
@@ -64,7 +72,13 @@ async fn webhook(first: Option<Arc<CertifiedKey>>) -> Webhook {
     let admission = Admission::new(known, "cudaenv".to_owned(), AgentNodes::default(), metrics.clone());
     let address = listener.local_addr().unwrap();
     let (ending, told) = watch::channel(false);
-    let task = tokio::spawn(serve::serve(listener, tls::config(latest).unwrap(), admission, told));
+    let task = tokio::spawn(serve::serve(
+        listener,
+        tls::config(latest).unwrap(),
+        admission,
+        told,
+        limits,
+    ));
     Webhook {
         address,
         worlds,
@@ -255,6 +269,63 @@ async fn http_2_is_spoken() {
         sender.send_request(request).await.unwrap().status(),
         StatusCode::BAD_REQUEST
     );
+}
+
+#[expect(clippy::disallowed_methods, reason = "the connections' own tasks")]
+#[tokio::test]
+async fn idle_connections_are_closed_and_busy_ones_are_not() {
+    let (key, root) = certificate();
+    let idle = Duration::from_millis(600);
+    let limits = Limits {
+        idle,
+        ..Limits::default()
+    };
+    let webhook = limited(Some(key), limits).await;
+    let mut closed = Vec::new();
+    for _ in 0..2 {
+        let stream = connect(&webhook, &root, b"h2").await.unwrap();
+        let spoken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (sender, connection): (http2::SendRequest<Full<Bytes>>, _) = spoken.unwrap();
+        closed.push((sender, tokio::spawn(connection)));
+    }
+    let (mut busy, going_on) = closed.pop().unwrap();
+    let (_unused, idle_one) = closed.pop().unwrap();
+    // A question that takes longer than a connection may be idle, and others that come one after the other.
+    for question in [
+        review("Pod", "CREATE", asking()),
+        "{".to_owned(),
+        "{".to_owned(),
+        "{".to_owned(),
+    ] {
+        let request = Request::post("https://localhost/mutate-pods")
+            .body(Full::new(Bytes::from(question)))
+            .unwrap();
+        busy.send_request(request).await.unwrap();
+        tokio::time::sleep(idle / 2).await;
+    }
+    assert!(idle_one.is_finished() && !going_on.is_finished());
+    tokio::time::timeout(10 * idle, going_on)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn one_address_cannot_hold_all_connections() {
+    let (key, root) = certificate();
+    let limits = Limits {
+        per_address: 2,
+        ..Limits::default()
+    };
+    let webhook = limited(Some(key), limits).await;
+    let (first, mut second) = (speak(&webhook, &root).await, speak(&webhook, &root).await);
+    connect(&webhook, &root, b"http/1.1").await.unwrap_err();
+    assert_eq!(post(&mut second, "/mutate-pods", "{").await.0, StatusCode::BAD_REQUEST);
+    drop(first);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut next = speak(&webhook, &root).await;
+    assert_eq!(post(&mut next, "/mutate-pods", "{").await.0, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -79,7 +79,7 @@ pub struct CUDADriverPreflightStatus {
     pub warnings: Vec<String>,
 }
 
-/// What would become of one package on the nodes of one class.
+/// What would become of one package: one entry for all classes of nodes on which the same would.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PreflightChange {

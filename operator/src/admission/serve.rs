@@ -23,7 +23,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::debug;
 
-use super::Admission;
+use super::{
+    Admission,
+    peers::{Peers, Place, Work},
+};
 
 /// Most bytes of a question: etcd takes objects of 1.5 MiB, and a review can hold two.
 const MOST_BODY: usize = 4 << 20;
@@ -41,30 +44,60 @@ const TIMEOUT: Duration = Duration::from_millis(4500);
 /// A client of HTTP/2 that does not answer a ping for so long is gone.
 const PING: Duration = Duration::from_secs(20);
 
+/// For a client to leave once it is told to: more than its last questions may take.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// What a client may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A connection without a question for so long is closed.
+    pub idle: Duration,
+    /// Most connections of one address: all API servers may share one.
+    pub per_address: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(60),
+            per_address: MOST_CONNECTIONS / 4,
+        }
+    }
+}
+
 /// What a connection needs.
 #[derive(Clone)]
 struct Shared {
     admission: Admission,
     questions: Arc<Semaphore>,
     ending: watch::Receiver<bool>,
+    limits: Limits,
 }
 
 /// Serves until it is dropped. When `ending` becomes true, open connections are closed as soon as their questions are
 /// answered, so that clients go elsewhere; new ones are still answered.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, admission: Admission, ending: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    admission: Admission,
+    ending: watch::Receiver<bool>,
+    limits: Limits,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let shared = Shared {
         admission,
         questions: Arc::new(Semaphore::new(MOST_QUESTIONS)),
         ending,
+        limits,
     };
+    let peers = Peers::default();
     let mut connections = JoinSet::new();
     loop {
         if connections.len() >= MOST_CONNECTIONS {
             connections.join_next().await;
         }
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match listener.accept().await {
+            Ok((stream, address)) => (stream, address.ip()),
             Err(error) => {
                 debug!(error = %error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -72,11 +105,16 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, admission: Adm
             }
         };
         while connections.try_join_next().is_some() {}
-        connections.spawn(connection(stream, acceptor.clone(), shared.clone()));
+        match peers.place(address, limits.per_address) {
+            Some(place) => {
+                connections.spawn(connection((stream, place), acceptor.clone(), shared.clone()));
+            }
+            None => debug!(client.address = %address, "too many connections of one address"),
+        }
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Shared) {
+async fn connection((stream, _place): (TcpStream, Place), acceptor: TlsAcceptor, shared: Shared) {
     let stream = match timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(error = %error, "a handshake failed"),
@@ -90,11 +128,23 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Shared) {
 async fn speak(stream: TlsStream<TcpStream>, shared: Shared) -> Result<(), hyper::Error> {
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let stream = TokioIo::new(stream);
-    let mut ending = shared.ending.clone();
+    let (mut ending, idle) = (shared.ending.clone(), shared.limits.idle);
+    let work = Work::none();
+    let counted = work.clone();
     let service = service_fn(move |request| {
-        let shared = shared.clone();
-        async move { Ok::<_, Infallible>(answer(request, &shared).await) }
+        let (shared, open) = (shared.clone(), counted.open());
+        async move {
+            let answered = answer(request, &shared).await;
+            drop(open);
+            Ok::<_, Infallible>(answered)
+        }
     });
+    let enough = async {
+        tokio::select! {
+            () = told(&mut ending) => {}
+            () = work.idle_for(idle) => {}
+        }
+    };
     if two {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
@@ -104,18 +154,18 @@ async fn speak(stream: TlsStream<TcpStream>, shared: Shared) -> Result<(), hyper
         let mut connection = pin!(http.serve_connection(stream, service));
         tokio::select! {
             done = connection.as_mut() => return done,
-            () = told(&mut ending) => connection.as_mut().graceful_shutdown(),
+            () = enough => connection.as_mut().graceful_shutdown(),
         }
-        connection.await
+        timeout(LEAVE, connection).await.unwrap_or(Ok(()))
     } else {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         let mut connection = pin!(http.serve_connection(stream, service));
         tokio::select! {
             done = connection.as_mut() => return done,
-            () = told(&mut ending) => connection.as_mut().graceful_shutdown(),
+            () = enough => connection.as_mut().graceful_shutdown(),
         }
-        connection.await
+        timeout(LEAVE, connection).await.unwrap_or(Ok(()))
     }
 }
 

@@ -5,6 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{
     caches,
+    choices::Choices,
     credentials::{self, Copying},
     fleet::Fleet,
     nodes::{self, Seen},
@@ -45,9 +46,11 @@ pub struct Planned {
 /// Plans.
 pub fn pass(pass: &Pass<'_>) -> Planned {
     let fleet = Fleet::new(pass.world, pass.world.contents());
+    let choices = Choices::new(pass.world);
     let inputs = Inputs {
         world: pass.world,
         fleet: &fleet,
+        choices: &choices,
         answers: pass.answers,
         now: pass.now,
     };

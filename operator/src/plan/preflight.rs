@@ -1,7 +1,10 @@
 //! What another driver would change: the same selection as everywhere, asked twice.
 //! Never asks about pods: which nodes hold an environment, and for how many pods, is in what their agents report.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use crds::{
     catalogue::{EnvironmentEntry, EnvironmentKey},
@@ -11,19 +14,25 @@ use crds::{
         environment::Environment,
         node::{DriverState, NodeFacts},
     },
-    selection::{Reason, Selection, cuda_of_branch, select},
+    selection::{Selection, cuda_of_branch, select},
     v1alpha1::{
         CUDADriverPreflightStatus, EnvironmentPhase, NodeEnvironment, PreflightChange, PreflightOutcome as Outcome,
     },
 };
 
+use self::{
+    change::{Same, change, rank},
+    download::Download,
+};
 use super::{
     conditions::{Holds, Verdict, conditions, shortened},
+    fleet::Fleet,
     status::Inputs,
     step::{Change, Step},
 };
 use crate::snapshot::world::Preflight;
 
+mod change;
 mod download;
 
 /// Most changes that an answer lists.
@@ -32,8 +41,6 @@ const MOST_CHANGES: usize = 256;
 const MOST_WARNINGS: usize = 64;
 /// Longest warning.
 const LONGEST_WARNING: usize = 512;
-/// Longest detail of a change.
-const LONGEST_DETAIL: usize = 1024;
 
 /// The answers to be written, where they differ.
 pub fn steps(inputs: &Inputs<'_>) -> Vec<Step> {
@@ -80,8 +87,8 @@ pub fn status(inputs: &Inputs<'_>, preflight: &Preflight) -> CUDADriverPreflight
         number(packages.len())
     };
     let (breaks, switches) = (packages(Outcome::Breaks), packages(Outcome::Switches));
-    let download_bytes = download::bytes(&trial);
-    let (holds, why, mut message) = completeness(&trial, count, download_bytes.is_some());
+    let download = download::bytes(&trial);
+    let (holds, why, mut message) = completeness(&trial, count, &download);
     let warnings = trial.unread();
     if !warnings.is_empty() {
         let count = warnings.len();
@@ -94,13 +101,16 @@ pub fn status(inputs: &Inputs<'_>, preflight: &Preflight) -> CUDADriverPreflight
         breaks,
         switches,
         keeps: number(trial.keeps(&changes)),
-        download_bytes: download_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+        download_bytes: match download {
+            Download::Bytes(bytes) => Some(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            Download::Waiting | Download::Failed { .. } => None,
+        },
         changes: changes.into_iter().take(MOST_CHANGES).collect(),
         warnings: warnings.into_iter().take(MOST_WARNINGS).collect(),
     }
 }
 
-fn completeness(trial: &Trial<'_>, changes: usize, sizes_known: bool) -> (Holds, Why, String) {
+fn completeness(trial: &Trial<'_>, changes: usize, download: &Download) -> (Holds, Why, String) {
     if changes > MOST_CHANGES {
         let message = format!("the first {MOST_CHANGES} of {changes} changes are listed: narrow spec.nodeSelector");
         return (Holds::False, Why::Truncated, message);
@@ -112,12 +122,25 @@ fn completeness(trial: &Trial<'_>, changes: usize, sizes_known: bool) -> (Holds,
         );
         return (Holds::False, Why::NoNodes, message);
     }
-    if !sizes_known {
-        let message = "the caches are being asked for the closures that would have to be fetched".to_owned();
-        return (Holds::Unknown, Why::Resolving, message);
+    match download {
+        Download::Bytes(_) => {
+            let message = "every node and environment is in the answer".to_owned();
+            (Holds::True, Why::Answered, message)
+        }
+        Download::Waiting => {
+            let message = "the caches are being asked for the closures that would have to be fetched".to_owned();
+            (Holds::Unknown, Why::Resolving, message)
+        }
+        Download::Failed { environment, failed } => {
+            let message = format!(
+                "all but status.downloadBytes is answered: {} {environment} needs a closure that cannot be had; correct that, or \
+                 remove the environment: {}",
+                environment.kind(),
+                failed.message
+            );
+            (Holds::False, failed.reason, message)
+        }
     }
-    let message = "every node and environment is in the answer".to_owned();
-    (Holds::True, Why::Answered, message)
 }
 
 /// The nodes that would get the driver, and what selection says before and after.
@@ -141,8 +164,30 @@ struct Candidate<'a> {
 }
 
 struct Choice {
-    before: Selection,
-    after: Selection,
+    before: Rc<Selection>,
+    after: Rc<Selection>,
+}
+
+/// A class with the other driver.
+struct Renewed {
+    class: usize,
+    facts: NodeFacts,
+    /// The class of the fleet that it becomes, where there is one.
+    same_as: Option<usize>,
+}
+
+impl Renewed {
+    fn new(fleet: &Fleet<'_>, class: usize, driver: &DriverState) -> Self {
+        let facts = NodeFacts {
+            driver: driver.clone(),
+            ..fleet.classes[class].facts.clone()
+        };
+        Self {
+            same_as: fleet.classes.iter().position(|other| *other.facts == facts),
+            class,
+            facts,
+        }
+    }
 }
 
 impl<'a> Trial<'a> {
@@ -159,18 +204,21 @@ impl<'a> Trial<'a> {
             }
         }
         let classes: BTreeSet<usize> = members.iter().map(|(_, class)| *class).collect();
+        let classes: Vec<_> = classes
+            .into_iter()
+            .map(|class| Renewed::new(fleet, class, driver))
+            .collect();
         let all = inputs.world.catalogue.environments.iter();
         let environments = all.filter_map(|(key, entry)| {
             let environment = &**entry.environment.as_ref().ok()?;
-            let choices = classes.iter().map(|class| {
-                let facts = fleet.classes[*class].facts;
-                let renewed = NodeFacts {
-                    driver: driver.clone(),
-                    ..facts.clone()
+            let choices = classes.iter().map(|renewed| {
+                let of = |class| inputs.choices.of(fleet, environment, class);
+                let after = || Rc::new(select(environment, &renewed.facts, fleet.contents));
+                let choice = Choice {
+                    before: of(renewed.class),
+                    after: renewed.same_as.map_or_else(after, of),
                 };
-                let choice = |facts| select(environment, facts, fleet.contents);
-                let (before, after) = (choice(facts), choice(&renewed));
-                (*class, Choice { before, after })
+                (renewed.class, choice)
             });
             Some(Candidate {
                 key,
@@ -294,75 +342,6 @@ fn is_held(report: &NodeEnvironment) -> bool {
         EnvironmentPhase::Ready | EnvironmentPhase::Fetching => true,
         EnvironmentPhase::Pending | EnvironmentPhase::Incompatible | EnvironmentPhase::Failed => false,
     }
-}
-
-/// What makes two changes one entry of the answer.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Same {
-    namespace: Option<String>,
-    environment: String,
-    package: String,
-    outcome: u8,
-    from: Option<String>,
-    to: Option<String>,
-    reason: Option<Reason>,
-}
-
-impl Same {
-    fn of(change: &PreflightChange) -> Self {
-        Self {
-            namespace: change.namespace.clone(),
-            environment: change.environment.clone(),
-            package: change.package.clone(),
-            outcome: rank(change.outcome),
-            from: change.from.clone(),
-            to: change.to.clone(),
-            reason: change.reason,
-        }
-    }
-}
-
-const fn rank(outcome: Outcome) -> u8 {
-    match outcome {
-        Outcome::Breaks => 0,
-        Outcome::Switches => 1,
-        Outcome::Heals => 2,
-    }
-}
-
-/// What becomes of a package on one node; nothing where it stays as it is.
-fn change(key: &EnvironmentKey, package: &str, choice: &Choice) -> Option<PreflightChange> {
-    let variant = |selection: &Selection| {
-        let selected = selection.selected.get(package);
-        selected.map(|selected| selected.variant.clone())
-    };
-    let (from, to) = (variant(&choice.before), variant(&choice.after));
-    let outcome = match (&from, &to) {
-        (Some(_), None) => Outcome::Breaks,
-        (None, Some(_)) => Outcome::Heals,
-        (Some(from), Some(to)) if from != to => Outcome::Switches,
-        (Some(_), Some(_)) | (None, None) => return None,
-    };
-    let rejected = || {
-        let all = choice.after.rejected.iter();
-        all.filter(|rejected| outcome == Outcome::Breaks && rejected.package == package)
-    };
-    let details: Vec<_> = rejected()
-        .map(|rejected| format!("{}: {}", rejected.variant, rejected.detail))
-        .collect();
-    Some(PreflightChange {
-        namespace: key.namespace.clone(),
-        environment: key.name.clone(),
-        package: package.to_owned(),
-        outcome,
-        from,
-        to,
-        reason: rejected().map(|rejected| rejected.reason).next(),
-        detail: (!details.is_empty()).then(|| shortened(&details.join("; "), LONGEST_DETAIL)),
-        nodes: 0,
-        nodes_in_use: 0,
-        pods: 0,
-    })
 }
 
 fn number(count: usize) -> i32 {

@@ -16,6 +16,7 @@ use self::{
     variants::{Closures, closures},
 };
 use super::{
+    choices::Choices,
     conditions::{Holds, Verdict, conditions, shortened},
     fleet::Fleet,
 };
@@ -31,6 +32,8 @@ pub struct Inputs<'a> {
     pub world: &'a World,
     /// Its nodes.
     pub fleet: &'a Fleet<'a>,
+    /// What selection says, asked once.
+    pub choices: &'a Choices,
     /// What is known of closures.
     pub answers: &'a Answers,
     /// When; whole seconds.

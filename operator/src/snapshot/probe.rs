@@ -1,5 +1,5 @@
-//! What came of asking a cache for its own description.
-//! Never the answer itself: its priority and the like matter to nobody here.
+//! What came of asking a cache for a path that nobody has: whether it answers as a cache does.
+//! Never what it answered: that it knows of no such path, in whichever words, is all that is asked.
 
 use std::collections::BTreeMap;
 

@@ -1,36 +1,61 @@
 //! Bytes that nodes would have to fetch for another driver.
-//! Never counts a path that a node has, by what its agent says that it holds.
+//! Never counts a path that a node has, by what its agent says that it holds; never asks who may use which cache where nothing
+//! is to be fetched.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use crds::{domain::store_path::StorePath, selection::Selection, v1alpha1::Prewarm};
+use crds::{catalogue::EnvironmentKey, domain::store_path::StorePath, selection::Selection, v1alpha1::Prewarm};
 
-use super::{Candidate, Trial};
+use super::Trial;
 use crate::{
     plan::resolve::{Known, cache_set, known},
-    snapshot::resolution::{CacheSet, Resolved},
+    snapshot::resolution::{CacheSet, Resolved, Unresolved},
 };
 
-/// Of all nodes together; nothing where a closure is not known.
-pub(super) fn bytes(trial: &Trial<'_>) -> Option<u64> {
-    let caches: Vec<Option<Arc<CacheSet>>> = trial
-        .environments
-        .iter()
-        .map(|candidate| cache_set(trial.inputs.world, candidate.key, candidate.environment).ok())
-        .collect();
+/// What all nodes together would have to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Download {
+    /// So many bytes.
+    Bytes(u64),
+    /// The caches have not answered for all of it.
+    Waiting,
+    /// A closure cannot be had.
+    Failed {
+        /// Of which environment.
+        environment: EnvironmentKey,
+        /// Why.
+        failed: Unresolved,
+    },
+}
+
+/// An environment's caches, once somebody asks.
+type Caches = OnceCell<Result<Arc<CacheSet>, Unresolved>>;
+
+/// Of all nodes together. What cannot be had is told before what is still waited for.
+pub(super) fn bytes(trial: &Trial<'_>) -> Download {
+    let caches: Vec<Caches> = trial.environments.iter().map(|_| Caches::new()).collect();
     let mut alike: BTreeMap<(usize, Vec<usize>), u64> = BTreeMap::new();
     for ((_, class), holdings) in trial.members.iter().zip(holdings(trial)) {
         *alike.entry((*class, holdings)).or_default() += 1;
     }
     let mut sum: u64 = 0;
+    let mut waiting = false;
     for ((class, holdings), nodes) in alike {
-        let each = of_one(trial, &caches, class, &holdings)?;
-        sum = sum.saturating_add(each.saturating_mul(nodes));
+        match of_one(trial, &caches, class, &holdings) {
+            Download::Bytes(each) => sum = sum.saturating_add(each.saturating_mul(nodes)),
+            Download::Waiting => waiting = true,
+            failed @ Download::Failed { .. } => return failed,
+        }
     }
-    Some(sum)
+    if waiting {
+        Download::Waiting
+    } else {
+        Download::Bytes(sum)
+    }
 }
 
 /// For each member, the environments that it holds or will be given ahead: their indices.
@@ -60,32 +85,68 @@ fn holdings(trial: &Trial<'_>) -> Vec<Vec<usize>> {
 }
 
 /// What one node of a class fetches, if it holds these environments.
-fn of_one(trial: &Trial<'_>, caches: &[Option<Arc<CacheSet>>], class: usize, holdings: &[usize]) -> Option<u64> {
-    let mut has: BTreeSet<&str> = BTreeSet::new();
+fn of_one(trial: &Trial<'_>, caches: &[Caches], class: usize, holdings: &[usize]) -> Download {
     let mut needs: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut waiting = false;
     for index in holdings {
-        let candidate: &Candidate<'_> = &trial.environments[*index];
-        let (choice, caches) = (candidate.choices.get(&class)?, caches[*index].as_ref()?);
-        for path in paths(&choice.before) {
-            // What is not known of what a node has makes it fetch more at worst.
-            let closure = closure(trial, caches, path);
-            let members = closure.into_iter().flat_map(|closure| &closure.members);
-            has.extend(members.map(|member| &*member.hash));
-        }
+        let candidate = &trial.environments[*index];
+        let Some(choice) = candidate.choices.get(&class) else {
+            continue;
+        };
         let before: BTreeSet<_> = paths(&choice.before).collect();
         for path in paths(&choice.after).filter(|path| !before.contains(path)) {
-            let members = &closure(trial, caches, path)?.members;
-            needs.extend(members.iter().map(|member| (&*member.hash, member.download_bytes)));
+            match closure(trial, caches, *index, path) {
+                Known::Good(closure) => {
+                    let members = closure.members.iter();
+                    needs.extend(members.map(|member| (&*member.hash, member.download_bytes)));
+                }
+                Known::Waiting => waiting = true,
+                Known::Failed(failed) => {
+                    return Download::Failed {
+                        environment: candidate.key.clone(),
+                        failed: failed.clone(),
+                    };
+                }
+            }
         }
     }
+    if waiting {
+        return Download::Waiting;
+    }
+    if needs.is_empty() {
+        return Download::Bytes(0);
+    }
+    let has: BTreeSet<&str> = held_paths(trial, caches, class, holdings)
+        .flat_map(|closure| closure.members.iter().map(|member| &*member.hash))
+        .collect();
     let missing = needs.iter().filter(|(hash, _)| !has.contains(*hash));
-    Some(missing.fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes)))
+    Download::Bytes(missing.fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes)))
 }
 
-fn closure<'a>(trial: &Trial<'a>, caches: &Arc<CacheSet>, path: &StorePath) -> Option<&'a Resolved> {
-    match known(trial.inputs.answers, caches, path) {
-        Known::Good(resolved) => Some(resolved),
+/// The closures that a node has before. What is not known of them makes it fetch more at worst.
+fn held_paths<'a>(
+    trial: &'a Trial<'_>,
+    caches: &'a [Caches],
+    class: usize,
+    holdings: &'a [usize],
+) -> impl Iterator<Item = &'a Arc<Resolved>> {
+    let chosen = holdings.iter().filter_map(move |index| {
+        let choice = trial.environments[*index].choices.get(&class)?;
+        Some((*index, &choice.before))
+    });
+    let roots = chosen.flat_map(|(index, before)| paths(before).map(move |path| (index, path)));
+    roots.filter_map(|(index, path)| match closure(trial, caches, index, path) {
+        Known::Good(closure) => Some(closure),
         Known::Waiting | Known::Failed(_) => None,
+    })
+}
+
+fn closure<'a>(trial: &'a Trial<'_>, caches: &'a [Caches], index: usize, path: &StorePath) -> Known<'a> {
+    let candidate = &trial.environments[index];
+    let set = caches[index].get_or_init(|| cache_set(trial.inputs.world, candidate.key, candidate.environment));
+    match set {
+        Ok(set) => known(trial.inputs.answers, set, path),
+        Err(refused) => Known::Failed(refused),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crds::{
     domain::{code::GpuCode, store_path::StorePath},
+    selection::Reason,
     v1alpha1::CUDADriverPreflightSpec,
 };
 use serde_json::{Value, json};
@@ -12,10 +13,16 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     plan::{
+        choices::Choices,
         fleet::Fleet,
         made_up::{answers, at, cache, environment, node, report, resolved},
     },
-    snapshot::{reading::Reading, resolution::Answers, settled::Settled, world::World},
+    snapshot::{
+        reading::Reading,
+        resolution::{Answers, Resolved, Unresolved},
+        settled::Settled,
+        world::World,
+    },
 };
 
 fn asked(world: &World, answers: &Answers, driver: &str, pool: Option<&str>) -> CUDADriverPreflightStatus {
@@ -24,19 +31,23 @@ fn asked(world: &World, answers: &Answers, driver: &str, pool: Option<&str>) -> 
     let inputs = Inputs {
         world,
         fleet: &fleet,
+        choices: &Choices::default(),
         answers,
         now: at(0),
     };
+    status(&inputs, &preflight(driver, pool))
+}
+
+fn preflight(driver: &str, pool: Option<&str>) -> Preflight {
     let selector = pool.map(|pool| ("pool".to_owned(), pool.to_owned()));
-    let preflight = Preflight {
+    Preflight {
         generation: 1,
         spec: CUDADriverPreflightSpec {
             driver: driver.to_owned(),
             node_selector: selector.into_iter().collect(),
         },
         written: crate::snapshot::world::Written::default(),
-    };
-    status(&inputs, &preflight)
+    }
 }
 
 /// `outcome from to nodes/in use/pods`.
@@ -132,6 +143,99 @@ fn what_is_fetched_is_what_nodes_that_hold_it_do_not_have() {
     assert_eq!(
         (unknown.download_bytes, unknown.conditions[0].reason.as_str()),
         (None, "Resolving")
+    );
+}
+
+/// An environment that is fetched ahead comes to every node; `old` needs another variant of it.
+fn ahead(caches: &Value) -> World {
+    let mut world = small();
+    let more = json!({"prewarm": "Always", "caches": caches});
+    environment(&mut world, "ahead", &[("cu12", "12.8"), ("cu11", "11.8")], &more);
+    world
+}
+
+#[test]
+fn a_closure_that_cannot_be_had_is_told_and_one_that_is_not_fetched_is_not_asked_for() {
+    let lost = || Unresolved {
+        reason: Why::NotInAnyCache,
+        message: "the path is in none of the caches; copy it there".to_owned(),
+    };
+    let complete = |world: &World, told: &[(&str, Result<Resolved, Unresolved>)], driver| {
+        let status = asked(world, &answers(world, told), driver, None);
+        let condition = &status.conditions[0];
+        let said = format!("{} {}", condition.status, condition.reason);
+        (said, status.download_bytes, condition.message.clone())
+    };
+    let world = ahead(&json!(["good"]));
+    let both = [("cu12", Ok(resolved("abcde"))), ("cu11", Ok(resolved("cdx")))];
+    let (said, bytes, _) = complete(&world, &both, "580.95.05");
+    assert_eq!((said.as_str(), bytes), ("True Answered", Some(30 + 50)));
+    let (said, bytes, message) = complete(&world, &[("cu12", Err(lost())), both[1].clone()], "580.95.05");
+    assert_eq!((said.as_str(), bytes), ("False NotInAnyCache", None));
+    assert!(
+        message.contains("CUDAEnvironment team/ahead needs a closure that cannot be had"),
+        "{message}"
+    );
+    assert!(
+        message.ends_with("the path is in none of the caches; copy it there"),
+        "{message}"
+    );
+    // That a variant cannot be had matters only to those who would fetch it; what nodes have already counts as nothing then.
+    let (said, bytes, _) = complete(&world, &[both[0].clone(), ("cu11", Err(lost()))], "580.95.05");
+    assert_eq!((said.as_str(), bytes), ("True Answered", Some(50 + 50)));
+    let (said, ..) = complete(&world, &both[..1], "470.256.02");
+    assert_eq!(said, "Unknown Resolving");
+    // Nobody fetches anything for a driver on which nothing runs.
+    let denied = ahead(&json!(["nobody-made-it"]));
+    let (said, bytes, message) = complete(&denied, &both, "580.95.05");
+    assert_eq!((said.as_str(), bytes), ("False CacheNotFound", None), "{message}");
+    let (said, bytes, _) = complete(&denied, &both, "390.157");
+    assert_eq!((said.as_str(), bytes), ("True Answered", Some(0)));
+}
+
+#[test]
+fn statuses_and_all_preflights_of_a_pass_ask_selection_once() {
+    let mut world = small();
+    environment(&mut world, "other", &[("cu12", "12.8"), ("cu11", "11.8")], &Value::Null);
+    let unasked = Choices::new(&world);
+    for (name, driver) in [("up", "580.95.05"), ("same", "570.124.06"), ("down", "390.157")] {
+        world
+            .preflights
+            .insert(name.to_owned(), Arc::new(preflight(driver, None)));
+    }
+    let settled = Settled::from(world);
+    let fleet = Fleet::new(&settled, settled.contents());
+    let choices = Choices::new(&settled);
+    let inputs = Inputs {
+        world: &settled,
+        fleet: &fleet,
+        choices: &choices,
+        answers: &Answers::new(),
+        now: at(0),
+    };
+    let alone: Vec<_> = settled
+        .preflights
+        .values()
+        .map(|preflight| {
+            let choices = &unasked;
+            status(&Inputs { choices, ..inputs }, preflight)
+        })
+        .collect();
+    let together: Vec<_> = steps(&inputs)
+        .into_iter()
+        .map(|step| {
+            let Step::Preflight(_, change) = step else {
+                panic!("{step:?}")
+            };
+            change.after
+        })
+        .collect();
+    // By name: down, same, up.
+    assert_eq!(together, alone);
+    assert_eq!(
+        (choices.kept(), unasked.kept()),
+        (2 * 3, 0),
+        "two environments on three classes"
     );
 }
 

@@ -1,7 +1,7 @@
 //! How an environment does on the nodes: counted, with the first failures.
 //! Never asks selection twice for one class, never visits every node for every environment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use crds::{
     catalogue::{EnvironmentEntry, EnvironmentKey},
@@ -10,7 +10,7 @@ use crds::{
         node::{DriverState, NodeFacts},
     },
     failure,
-    selection::{KnownContents, Reason, Selection, select},
+    selection::{Reason, Selection},
     v1alpha1::{CUDAEnvironmentStatus, EnvironmentPhase, NodeCounts, NodeEnvironment, NodeFailure},
 };
 
@@ -44,7 +44,7 @@ pub(super) struct Tally {
 
 /// What selection says for a class.
 struct Choice {
-    selection: Selection,
+    selection: Rc<Selection>,
     covers: bool,
 }
 
@@ -70,7 +70,11 @@ pub(super) fn tally(
             tally.unsettled += members.len();
             continue;
         }
-        let choice = choose(environment, fleet.classes[*class].facts, fleet.contents);
+        let selection = inputs.choices.of(fleet, environment, *class);
+        let choice = Choice {
+            covers: selection.covers(environment),
+            selection,
+        };
         tally.fits |= choice.covers;
         if !choice.covers {
             let node = members.first().map_or("", |member| fleet.members[*member].name);
@@ -107,14 +111,6 @@ pub(super) fn tally(
     let room = MOST_FAILURES.saturating_sub(tally.failures.len());
     tally.failures.extend(misfits.into_iter().take(room).map(time));
     tally
-}
-
-fn choose(environment: &Environment, facts: &NodeFacts, known: &KnownContents) -> Choice {
-    let selection = select(environment, facts, known);
-    Choice {
-        covers: selection.covers(environment),
-        selection,
-    }
 }
 
 /// Whether a driver that is reloaded or upgraded has come to rest. Before that, its class is a passing one.

@@ -27,6 +27,7 @@ fn made(
     let inputs = Inputs {
         world,
         fleet: &fleet,
+        choices: &Choices::default(),
         answers,
         now: at(100),
     };
@@ -307,6 +308,7 @@ fn a_status_made_again_is_the_same_and_failures_keep_their_time() {
     let later = Inputs {
         world: &world,
         fleet: &fleet,
+        choices: &Choices::default(),
         answers: &all,
         now: at(9000),
     };

@@ -5,7 +5,7 @@ use crds::{
     catalogue::EnvironmentKey,
     domain::code::GpuCode,
     domain::environment::{Environment, Variant},
-    v1alpha1::{CodeSpec, PackageStatus, PtxSpec, VariantStatus},
+    v1alpha1::{CodeSpec, PackageStatus, VariantStatus},
 };
 
 use super::{Inputs, nodes::Tally};
@@ -178,14 +178,10 @@ fn variant_status(variant: &Variant, found: Option<&VariantClosures<'_>>) -> Var
     }
 }
 
+/// As declared, as far as there is room for it.
 fn code(code: &GpuCode) -> CodeSpec {
-    let sass = code.sass.iter().take(MOST_TARGETS);
-    let ptx = code.ptx.iter().take(MOST_TARGETS).map(|ptx| PtxSpec {
-        target: ptx.target.to_string(),
-        isa: ptx.isa.to_string(),
-    });
-    CodeSpec {
-        sass: Some(sass.map(ToString::to_string).collect()),
-        ptx: Some(ptx.collect()),
-    }
+    let mut code = CodeSpec::from(code);
+    code.sass.get_or_insert_default().truncate(MOST_TARGETS);
+    code.ptx.get_or_insert_default().truncate(MOST_TARGETS);
+    code
 }

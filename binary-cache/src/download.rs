@@ -2,7 +2,9 @@
 //! Never hands out a byte twice or out of order; never holds more of what is ahead than all downloads may together.
 
 mod ahead;
+mod join;
 mod lane;
+mod rescue;
 mod share;
 mod stretch;
 mod width;
@@ -10,20 +12,23 @@ mod width;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{task::JoinSet, time::Instant};
 
 pub(crate) use self::{ahead::Ahead, stretch::Wanted};
 use self::{
     ahead::Place,
     lane::Lane,
+    rescue::Rescue,
     stretch::{Began, Item, Means, Range, Stretch},
     width::Width,
 };
 use crate::{
-    fault::Fault, http::Validator, options::Options, source::Source, substitute::Progress, transport::Transport,
+    fault::Fault,
+    http::{Validator, Via},
+    options::Options,
+    source::Source,
+    substitute::Progress,
+    transport::Transport,
 };
 
 /// How many times as long as the others a stretch may take before it is read elsewhere.
@@ -38,8 +43,10 @@ pub(crate) struct Download<'a> {
     tasks: JoinSet<()>,
     /// What is being read, in the order of the file; the first is handed out.
     lanes: VecDeque<Lane>,
-    /// Reads what the first lane should be reading, which is silent.
-    rescue: Option<Lane>,
+    /// Where the first lane is silent.
+    rescue: Option<Rescue>,
+    /// How long it may be silent.
+    patience: Duration,
     /// Bytes handed out.
     received: u64,
     size: Option<u64>,
@@ -62,6 +69,7 @@ impl<'a> Download<'a> {
     ) -> Self {
         Self {
             ahead,
+            patience: options.patience,
             size: wanted.size,
             means: Means {
                 transport: transport.clone(),
@@ -104,7 +112,7 @@ impl<'a> Download<'a> {
                 if self.received > 0 && self.size.is_some_and(|size| self.received >= size) {
                     return Ok(None);
                 }
-                self.begin(0, None);
+                self.begin(None, None, Via::Shared);
             }
             self.widen();
             match self.piece().await {
@@ -120,91 +128,34 @@ impl<'a> Download<'a> {
                     let now = Instant::now();
                     self.width.account(now - asked, now - self.handed_out);
                     self.handed_out = now;
+                    self.patience = self.means.options.patience;
                     if let Some(bytes) = self.hand_out(bytes) {
                         return Ok(Some(bytes));
                     }
                 }
                 Some(Err(fault)) => self.recover(fault)?,
-                None if self.ended()? => return Ok(None),
-                None => {}
-            }
-        }
-    }
-
-    /// The next piece of the first lane, or of its rescuer where that is sooner: then it is the first. Meanwhile no connection
-    /// is left with nothing to do.
-    async fn piece(&mut self) -> Option<Result<Item, Fault>> {
-        let silent = Instant::now();
-        loop {
-            let first = self.lanes.front_mut()?;
-            let Some(rescue) = &mut self.rescue else {
-                match timeout(width::PERIOD, first.next()).await {
-                    Ok(piece) => return piece,
-                    Err(_elapsed) if silent.elapsed() >= self.means.options.patience => self.send_rescue(),
-                    Err(_elapsed) => self.widen(),
-                }
-                continue;
-            };
-            let (piece, by_rescue) = tokio::select! {
-                biased;
-                piece = first.next() => (piece, false),
-                piece = rescue.next() => (piece, true),
-                () = sleep(width::PERIOD) => {
-                    self.widen();
-                    continue;
-                }
-            };
-            match (piece, by_rescue) {
-                (Some(Ok(Item::Began(began))), _) => return Some(Ok(Item::Began(began))),
-                // The other may do better.
-                (Some(Err(_)), true) => self.rescue = None,
-                (Some(Err(_)), false) => self.replace_first(),
-                // Its task died.
-                (None, true) => self.rescue = None,
-                (piece, true) => {
-                    self.replace_first();
-                    return piece;
-                }
-                (piece, false) => {
-                    self.rescue = None;
-                    return piece;
+                None => {
+                    self.ended()?;
+                    return Ok(None);
                 }
             }
         }
     }
 
-    fn replace_first(&mut self) {
-        if let Some(rescue) = self.rescue.take() {
-            self.lanes.pop_front();
-            self.lanes.push_front(rescue);
-        }
-    }
-
-    /// Reads what is missing of the first lane at the next source; at the same one only where it had begun to answer.
-    fn send_rescue(&mut self) {
-        let to = self.lanes.front().and_then(|lane| lane.to);
-        let complete = self.size == Some(self.received);
-        if complete || self.sources.len() < 2 && self.received == 0 {
-            return;
-        }
-        if let Some(source) = self.sources.first() {
-            source.slow(&self.means.options);
-        }
-        let stretch = self.stretch(self.received, to, 1);
-        self.rescue = Some(Lane::begin(&mut self.tasks, stretch, (self.received, to), None));
-    }
-
-    fn stretch(&self, from: u64, to: Option<u64>, rotation: usize) -> Stretch {
+    /// `after`: the source that is not to be begun with, if there is another.
+    fn stretch(&self, (from, to): (u64, Option<u64>), after: Option<usize>, via: Via) -> Stretch {
         let mut sources = self.sources.clone();
-        let places = rotation % sources.len().max(1);
-        sources.rotate_left(places);
+        if let Some(last) = sources.iter().position(|source| Some(source.id) == after) {
+            sources.rotate_left((last + 1) % self.sources.len().max(1));
+        }
         let version = self.version.clone();
-        Stretch::new(self.means.clone(), sources, Range { from, to, version })
+        let range = Range { from, to, version, via };
+        Stretch::new(self.means.clone(), sources, range)
     }
 
     /// Begins the first lane, at what is to be handed out next.
-    fn begin(&mut self, rotation: usize, to: Option<u64>) {
-        let stretch = self.stretch(self.received, to, rotation);
+    fn begin(&mut self, to: Option<u64>, after: Option<usize>, via: Via) {
+        let stretch = self.stretch((self.received, to), after, via);
         let lane = Lane::begin(&mut self.tasks, stretch, (self.received, to), None);
         self.lanes.push_front(lane);
     }
@@ -236,15 +187,12 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// The first lane has no more: whether that is the end of the file.
-    fn ended(&mut self) -> Result<bool, Fault> {
-        match self.lanes.front().map(|lane| lane.to) {
-            None | Some(None) => match self.size {
-                Some(expected) if self.received < expected => Err(Fault::Cancelled),
-                _ => Ok(true),
-            },
-            // It must have died: what is complete was taken off before.
-            Some(Some(_)) => Err(Fault::Cancelled),
+    /// The first lane has no more: that is the end of the file, or its task died. What is complete was taken off before.
+    fn ended(&self) -> Result<(), Fault> {
+        let to = self.lanes.front().and_then(|lane| lane.to);
+        match to.or(self.size) {
+            Some(expected) if self.received < expected => Err(Fault::Cancelled),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -352,7 +300,7 @@ impl<'a> Download<'a> {
 
     /// Begins a lane, behind so many others, for a stretch whose turn is later.
     fn read_ahead(&mut self, index: usize, (from, to): (u64, u64), ahead: Place) {
-        let stretch = self.stretch(from, Some(to), 0);
+        let stretch = self.stretch((from, Some(to)), None, Via::Own);
         let lane = Lane::begin(&mut self.tasks, stretch, (from, Some(to)), Some(ahead));
         self.lanes.insert(index, lane);
     }
@@ -368,12 +316,8 @@ impl<'a> Download<'a> {
                 .saturating_add(self.means.options.patience);
             !lane.is_finished() && lane.age() > patience
         };
-        let Some(lane) = self.lanes.front().filter(|lane| late(lane)) else {
-            return;
-        };
-        let to = lane.to;
-        self.lanes.pop_front();
-        self.rescue = None;
-        self.begin(1, to);
+        if self.lanes.front().is_some_and(late) {
+            self.leave_first();
+        }
     }
 }

@@ -45,8 +45,19 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// A client for all caches: keeps connections, speaks HTTP/1.1 and, where the server offers it, HTTP/2.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpClient {
-    inner: Client<Connector, Empty<Bytes>>,
+    shared: Client<Connector, Empty<Bytes>>,
+    /// Speaks HTTP/1.1 alone, over TLS.
+    own: Client<Connector, Empty<Bytes>>,
     options: Arc<Options>,
+}
+
+/// Over which connection a request goes, where the server would have one carry them all (HTTP/2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// That one.
+    Shared,
+    /// Another, which carries nothing else meanwhile: what slows the others down, or holds them up, does not touch it.
+    Own,
 }
 
 /// Which part of a file is wanted, and what must not have changed since.
@@ -69,8 +80,8 @@ impl Part {
 impl HttpClient {
     /// Loads the system's certificate authorities; opens nothing yet.
     pub(crate) fn new(options: Arc<Options>) -> Result<Self, rustls::Error> {
-        let connector = Connector::new(&options)?;
-        let inner = Client::builder(TokioExecutor::new())
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIME)
@@ -79,15 +90,20 @@ impl HttpClient {
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_header_list_size(u32::try_from(options.max_head).unwrap_or(u32::MAX))
-            .build(connector);
-        Ok(Self { inner, options })
+            .http2_keep_alive_interval(options.patience)
+            .http2_keep_alive_timeout(options.dead_after);
+        Ok(Self {
+            shared: builder.build(Connector::new(&options, connect::ALL_VERSIONS)?),
+            own: builder.build(Connector::new(&options, connect::ONE_AT_A_TIME)?),
+            options,
+        })
     }
 
     /// A small file as a whole, at most `limit` bytes.
     pub(crate) async fn document(&self, site: &Site, location: &str, limit: u64) -> Result<Bytes, Fault> {
         let all = self.options.document_timeout;
         let read = async {
-            let (head, mut body) = self.open(site, location, &Part::default()).await?;
+            let (head, mut body) = self.open(site, location, &Part::default(), Via::Shared).await?;
             if head.length.is_some_and(|length| length > limit) {
                 return Err(Fault::TooLarge { limit });
             }
@@ -106,13 +122,25 @@ impl HttpClient {
     }
 
     /// Asks for `location`, from `part.from` on; answers with the judged head and the body, of which nothing is read.
-    pub(crate) async fn open(&self, site: &Site, location: &str, part: &Part) -> Result<(Head, PacedBody), Fault> {
+    pub(crate) async fn open(
+        &self,
+        site: &Site,
+        location: &str,
+        part: &Part,
+        via: Via,
+    ) -> Result<(Head, PacedBody), Fault> {
         let start = site.locate(location).ok_or_else(|| Fault::OutsideCache {
             location: location.chars().take(200).collect(),
         })?;
         let mut url = start;
         for _ in 0..=self.options.max_redirects {
-            let response = self.send(site, &url, part).await?;
+            let response = match self.send(site, &url, part, via).await {
+                // It has no more connections, or none but HTTP/2: then all goes over the one.
+                Err(fault) if via == Via::Own && connect::may_be_other_version(&fault) => {
+                    self.send(site, &url, part, Via::Shared).await?
+                }
+                answer => answer?,
+            };
             let (parts, body) = response.into_parts();
             match redirect::next(site, &url, parts.status, &parts.headers).map_err(Fault::Redirect)? {
                 Hop::Follow(next) => url = next,
@@ -128,7 +156,12 @@ impl HttpClient {
     }
 
     /// One request, up to the end of the answer's head.
-    async fn send(&self, site: &Site, url: &Url, part: &Part) -> Result<Response<Incoming>, Fault> {
+    async fn send(&self, site: &Site, url: &Url, part: &Part, via: Via) -> Result<Response<Incoming>, Fault> {
+        // Without TLS there is no HTTP/2, so that each request has its own connection anyway.
+        let client = match (via, url.scheme()) {
+            (Via::Own, "https") => &self.own,
+            (Via::Own | Via::Shared, _) => &self.shared,
+        };
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = url.as_str().parse().map_err(|_| Fault::OutsideCache {
             location: site.label().to_owned(),
@@ -145,7 +178,7 @@ impl HttpClient {
             tokio::select! {
                 biased;
                 () = flood.notified() => Err(Fault::TooManyInterim { limit }),
-                response = self.inner.request(request) => {
+                response = client.request(request) => {
                     response.map_err(|error| connect::fault_of(error, self.options.max_head))
                 }
             }

@@ -23,6 +23,9 @@ pub struct Options {
     /// How long one cache is waited for before the next is asked as well, and how long a download may be silent before it is
     /// asked for elsewhere too. 2 s.
     pub patience: Duration,
+    /// How long what was sent over a connection may stay unacknowledged before the connection counts as dead: by TCP, and over
+    /// HTTP/2 a ping, sent when nothing has come for `patience`. 10 s.
+    pub dead_after: Duration,
     /// A whole narinfo or nix-cache-info, redirects and body included. 60 s.
     pub document_timeout: Duration,
     /// A whole NAR from one cache, all tries and mirrors included, however steadily it drips. 6 h: 20 GiB at 1 MiB/s.
@@ -93,6 +96,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(30),
             patience: Duration::from_secs(2),
+            dead_after: Duration::from_secs(10),
             document_timeout: Duration::from_secs(60),
             download_timeout: Duration::from_secs(6 * 3600),
             min_rate: 1024,
@@ -205,6 +209,7 @@ mod tests {
             ("connect_timeout", seconds(options.connect_timeout), 5.0),
             ("first_byte_timeout", seconds(options.first_byte_timeout), 30.0),
             ("patience", seconds(options.patience), 2.0),
+            ("dead_after", seconds(options.dead_after), 10.0),
             ("document_timeout", seconds(options.document_timeout), 60.0),
             ("download_timeout", seconds(options.download_timeout), 21_600.0),
             ("rate_window", seconds(options.rate_window), 30.0),

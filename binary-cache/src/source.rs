@@ -75,12 +75,12 @@ impl Source {
         self.conduct().bad(class, options.clock.now(), options);
     }
 
-    /// It kept a look-up waiting for `Options::patience`, which went on with the next.
+    /// It kept a look-up or a download waiting for `Options::patience`, which went on elsewhere where it could.
     pub(crate) fn slow(&self, options: &Options) {
         tracing::debug!(
             cache = &*self.name,
             cache.url = self.site.label(),
-            "a cache is slow; the next one is asked too"
+            "a cache keeps silent; for a while it is asked last"
         );
         self.conduct().slow(options.clock.now(), options);
     }

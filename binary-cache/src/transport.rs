@@ -9,7 +9,7 @@ use crate::{
     cache::Site,
     fault::Fault,
     folder::{self, FolderBody},
-    http::{Head, HttpClient, PacedBody, Part},
+    http::{Head, HttpClient, PacedBody, Part, Via},
     options::Options,
 };
 
@@ -41,9 +41,9 @@ impl Transport {
     }
 
     /// A file of any size, from `part.from` on where the site can do that.
-    pub(crate) async fn open(&self, site: &Site, location: &str, part: &Part) -> Result<(Head, Body), Fault> {
+    pub(crate) async fn open(&self, site: &Site, location: &str, part: &Part, via: Via) -> Result<(Head, Body), Fault> {
         if site.base.scheme() != "file" {
-            let (head, body) = self.http.open(site, location, part).await?;
+            let (head, body) = self.http.open(site, location, part, via).await?;
             return Ok((head, Body::Http(Box::new(body))));
         }
         let (length, body) = folder::open(site, location, part.from).await?;

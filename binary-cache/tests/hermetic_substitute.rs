@@ -25,7 +25,7 @@ use binary_cache::{
     compression::Compression,
     key::{KeyRing, SecretKey},
     options::{Clock, Options},
-    substitute::{SetupError, Substituter},
+    substitute::{SetupError, Substituter, Target},
 };
 use fixture::{Bench, Files, Fixture, bare_narinfo, cache, quick};
 use server::{Server, Then};
@@ -448,6 +448,48 @@ async fn a_full_or_occupied_place_is_this_machines_fault_and_no_caches() {
     assert!(error.disk().is_some());
     assert_eq!(second.asked().len(), 0, "no other cache can help");
     assert!(from.health().iter().all(|h| h.faults == 0));
+}
+
+/// Otherwise that would come out when the server speaks again, or when it is too slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_cannot_be_written_is_told_of_although_the_server_is_silent() {
+    let fixture = Arc::new(Fixture::new("silent", 100_000, Compression::None));
+    for name in ["missing-folder/out", "out"] {
+        let (files, nar_path) = (fixture.files.clone(), fixture.nar_path.clone());
+        let spoke = Arc::new(AtomicBool::new(false));
+        let speaks = spoke.clone();
+        let server = Server::start(move |asked, conn| {
+            let Some(nar) = files.0.get(&asked.path).filter(|_| asked.path == nar_path) else {
+                return files.serve(asked, conn);
+            };
+            conn.raw(format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n", nar.len()).as_bytes());
+            conn.raw(&nar[..50_000]);
+            conn.pause(4000);
+            speaks.store(true, Ordering::SeqCst);
+            conn.raw(&nar[50_000..]);
+            Then::Keep
+        });
+        let bench = Bench::new();
+        let target = Target {
+            name: name.into(),
+            ..bench.target.clone()
+        };
+        let patient = Options {
+            patience: Duration::from_secs(60),
+            ..Options::default()
+        };
+        let from = Substituter::new(vec![cache("silent", &server.url(), None)], patient).unwrap();
+        let found = from.lookup(&fixture.path).await.unwrap();
+        let result = from.substitute(&found.narinfo, &target, Arc::new(())).await;
+        assert_eq!(spoke.load(Ordering::SeqCst), name == "out", "{result:?}");
+        match name == "out" {
+            false => {
+                let error = result.unwrap_err();
+                assert!(format!("{error:?}").starts_with("Local"), "{error:?}");
+            }
+            true => assert_eq!(bench.unpacked().unwrap(), fixture.contents),
+        }
+    }
 }
 
 #[test]

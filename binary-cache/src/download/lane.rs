@@ -2,24 +2,27 @@
 //! Never outlives whoever listens; never holds more than its queue.
 
 use std::{
+    pin::pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::{
         OwnedSemaphorePermit,
         mpsc::{Receiver, Sender, channel},
     },
     task::{AbortHandle, JoinSet},
-    time::Instant,
+    time::{Instant, sleep},
 };
 
 use super::{
     ahead::Place,
+    join::{Joined, PIECE},
     share::Left,
     stretch::{Item, Stretch},
     width::PERIOD,
@@ -28,8 +31,10 @@ use crate::fault::Fault;
 
 /// Pieces that wait in the queue of a stretch that is being handed out: enough that the network does not stop.
 const HANDED_OUT: usize = 2;
-/// Smallest piece that the queue of a stretch read ahead is laid out for. Smaller ones only make it wait for its turn.
-const SMALLEST_PIECE: usize = 2 << 10;
+/// Besides its pieces the queue of a stretch read ahead takes its beginning, its fault, a first and a last piece of any size.
+const BESIDES: usize = 4;
+/// How long a piece may wait to be joined by more where the queue is empty.
+const LINGER: Duration = Duration::from_millis(50);
 
 /// A stretch under way.
 pub(super) struct Lane {
@@ -43,6 +48,8 @@ pub(super) struct Lane {
     task: AbortHandle,
     began: Instant,
     reading: Arc<Reading>,
+    /// The source that was asked last.
+    asked: Arc<AtomicUsize>,
     /// The memory that it may take before its turn.
     memory: Option<OwnedSemaphorePermit>,
 }
@@ -67,16 +74,20 @@ impl Lane {
         let (memory, connection) = ahead.map(|ahead| (ahead.memory, ahead.connection)).unzip();
         let capacity = memory
             .as_ref()
-            .map_or(HANDED_OUT, |memory| memory.num_permits() / SMALLEST_PIECE);
-        let (sender, pieces) = channel(capacity.max(HANDED_OUT));
+            .map_or(HANDED_OUT, |memory| memory.num_permits() / PIECE + BESIDES);
+        let (sender, pieces) = channel(capacity);
         let reading = Arc::new(Reading {
             arrived: AtomicU64::new(0),
             enough: AtomicU64::new(to.map_or(u64::MAX, |to| to.saturating_sub(from))),
             ended: OnceLock::new(),
         });
         let (told, began) = (reading.clone(), Instant::now());
+        let (asked, early) = (stretch.asked(), memory.is_some());
         let task = tasks.spawn(async move {
-            read(stretch, sender, &told).await;
+            match early {
+                true => read_early(stretch, sender, &told).await,
+                false => read(stretch, sender, &told).await,
+            }
             let _once = told.ended.set(Instant::now());
             drop(connection);
         });
@@ -90,6 +101,7 @@ impl Lane {
             task,
             began,
             reading,
+            asked,
             memory,
         }
     }
@@ -97,6 +109,11 @@ impl Lane {
     /// The next piece; `None` at the end of the stretch.
     pub(super) async fn next(&mut self) -> Option<Result<Item, Fault>> {
         self.pieces.recv().await
+    }
+
+    /// Number of the source that was asked last.
+    pub(super) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// Whether no more than the stretch was asked for.
@@ -160,12 +177,17 @@ impl Drop for Lane {
     }
 }
 
+impl Reading {
+    fn is_enough(&self) -> bool {
+        self.arrived.load(Ordering::Relaxed) >= self.enough.load(Ordering::Relaxed)
+    }
+}
+
+/// Reads a stretch whose turn it is: each piece as it comes.
 async fn read(mut stretch: Stretch, queue: Sender<Result<Item, Fault>>, reading: &Reading) {
-    while reading.arrived.load(Ordering::Relaxed) < reading.enough.load(Ordering::Relaxed) {
-        let item = match stretch.next().await {
-            Ok(None) => return,
-            Ok(Some(item)) => Ok(item),
-            Err(fault) => Err(fault),
+    while !reading.is_enough() {
+        let Some(item) = stretch.next().await.transpose() else {
+            return;
         };
         if let Ok(Item::Bytes(bytes)) = &item {
             reading.arrived.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -174,5 +196,58 @@ async fn read(mut stretch: Stretch, queue: Sender<Result<Item, Fault>>, reading:
         if queue.send(item).await.is_err() || failed {
             return;
         }
+    }
+}
+
+/// Reads a stretch before its turn: small pieces are joined, so that the queue holds all of it. What waits to be joined goes
+/// on alone where the queue is empty, because its turn has come.
+async fn read_early(mut stretch: Stretch, queue: Sender<Result<Item, Fault>>, reading: &Reading) {
+    let mut joined = Joined::default();
+    let is_empty = || queue.capacity() == queue.max_capacity();
+    while !reading.is_enough() {
+        let item = {
+            let mut next = pin!(stretch.next());
+            loop {
+                tokio::select! {
+                    biased;
+                    item = &mut next => break item.transpose(),
+                    () = sleep(LINGER), if !joined.is_empty() => {}
+                }
+                if is_empty() && !send(&queue, joined.take()).await {
+                    return;
+                }
+            }
+        };
+        let ready = match item {
+            Some(Ok(Item::Bytes(bytes))) => {
+                reading.arrived.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                joined.push(bytes)
+            }
+            Some(Ok(Item::Began(began))) => {
+                if queue.send(Ok(Item::Began(began))).await.is_err() {
+                    return;
+                }
+                None
+            }
+            Some(Err(fault)) => {
+                if send(&queue, joined.take()).await {
+                    let _gone = queue.send(Err(fault)).await.is_err();
+                }
+                return;
+            }
+            None => break,
+        };
+        if !send(&queue, ready).await {
+            return;
+        }
+    }
+    send(&queue, joined.take()).await;
+}
+
+/// Queues the bytes, if there are any; false where nobody listens any more.
+async fn send(queue: &Sender<Result<Item, Fault>>, bytes: Option<Bytes>) -> bool {
+    match bytes {
+        Some(bytes) => queue.send(Ok(Item::Bytes(bytes))).await.is_ok(),
+        None => true,
     }
 }

@@ -1,14 +1,17 @@
 //! One stretch of a NAR file over connections that may break: resumed by range, at the same site or at a mirror.
 //! Never hands out a byte twice; never goes on with a file that changed; never reads more than was announced.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use bytes::Bytes;
 use crds::domain::store_path::StorePath;
 
 use crate::{
     fault::{Class, Fault},
-    http::{Part, Validator},
+    http::{Part, Validator, Via},
     options::Options,
     retry::{self, Jitter},
     source::Source,
@@ -38,6 +41,8 @@ pub(super) struct Range {
     pub(super) to: Option<u64>,
     /// What the file must still be, at the source of that number.
     pub(super) version: Option<(usize, Validator)>,
+    /// Over which connection it is asked for first.
+    pub(super) via: Via,
 }
 
 /// What the first answer says of the file.
@@ -67,6 +72,9 @@ pub(super) struct Stretch {
     wanted: Wanted,
     /// Where it may be read, the current one first; those that cannot serve it drop out.
     sources: Vec<Arc<Source>>,
+    /// Which of them was asked last.
+    asked: Arc<AtomicUsize>,
+    via: Via,
     body: Option<Body>,
     /// Whose version `validator` names.
     validator: Option<(usize, Validator)>,
@@ -108,7 +116,9 @@ impl Stretch {
             options,
             progress,
             wanted,
+            asked: Arc::new(AtomicUsize::new(sources.first().map_or(usize::MAX, |source| source.id))),
             sources,
+            via: range.via,
             body: None,
             validator: range.version,
             received: range.from,
@@ -119,6 +129,11 @@ impl Stretch {
             failures: 0,
             progress_mark: range.from,
         }
+    }
+
+    /// Where it will be seen which source was asked last.
+    pub(super) fn asked(&self) -> Arc<AtomicUsize> {
+        self.asked.clone()
     }
 
     /// The next of it; `None` at its end. The progress hears of every fault that is got over.
@@ -165,6 +180,7 @@ impl Stretch {
 
     async fn connect(&mut self) -> Result<Began, Fault> {
         let source = self.sources.first().ok_or(Fault::NoFile)?.clone();
+        self.asked.store(source.id, Ordering::Relaxed);
         let validator = self
             .validator
             .as_ref()
@@ -175,7 +191,10 @@ impl Stretch {
             to: self.to,
             validator,
         };
-        let (head, body) = self.transport.open(&source.site, &self.wanted.location, &part).await?;
+        let opening = self
+            .transport
+            .open(&source.site, &self.wanted.location, &part, self.via);
+        let (head, body) = opening.await?;
         if self.strictly && head.from < self.received {
             return Err(Fault::WrongPart { wanted: self.received });
         }
@@ -246,6 +265,10 @@ impl Stretch {
                 }
                 self.progress.retried(&fault);
                 self.sources.rotate_left(1);
+                // A connection that is silent, and not ended, would be taken again.
+                if matches!(fault, Fault::Stalled { .. } | Fault::NoAnswer { .. }) {
+                    self.via = Via::Own;
+                }
                 // The first try after a fault, and the first round over the mirrors, need no delay.
                 let rounds = self.failures.saturating_sub(1) / u32::try_from(self.sources.len()).unwrap_or(1).max(1);
                 if rounds > 0 || fault.retry_after().is_some() {

@@ -13,12 +13,12 @@ use std::{
 };
 
 use hyper::Uri;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::connect::{HttpConnector, dns::Name},
     rt::TokioIo,
 };
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls::{AlertDescription, ClientConfig, RootCertStore, crypto::ring};
 use tokio::{net::TcpStream, time::timeout};
 use tower_service::Service;
 
@@ -30,6 +30,11 @@ use crate::{
 
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
+/// What is offered to a server over TLS (ALPN), the best first.
+pub(crate) const ALL_VERSIONS: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// The version that carries one request at a time, so that another request is another connection.
+pub(crate) const ONE_AT_A_TIME: &[&[u8]] = &[b"http/1.1"];
+
 #[derive(Clone, Debug)]
 pub(crate) struct Connector {
     inner: HttpsConnector<HttpConnector<Names>>,
@@ -37,28 +42,27 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    pub(crate) fn new(options: &Options) -> Result<Self, rustls::Error> {
+    /// `versions`: those of HTTP that are offered.
+    pub(crate) fn new(options: &Options, versions: &[&[u8]]) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
         // Certificates of the system that cannot be read are passed over, as everyone does; ours must be good.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         for root in &options.extra_roots {
             roots.add(root.clone())?;
         }
-        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        tls.alpn_protocols = versions.iter().map(|version| version.to_vec()).collect();
         let mut http = HttpConnector::new_with_resolver(Names(options.resolver.clone()));
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(Duration::from_secs(30)));
-        let inner = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(http);
+        http.set_keepalive_interval(Some(options.dead_after));
+        http.set_tcp_user_timeout(Some(options.dead_after));
         Ok(Self {
-            inner,
+            inner: HttpsConnector::from((http, tls)),
             limit: options.connect_timeout,
         })
     }
@@ -219,9 +223,36 @@ fn connect_fault(error: &(dyn Error + 'static)) -> ConnectFault {
     ConnectFault::Io { kind }
 }
 
+/// Whether a server may be one that speaks none of the versions that it was offered: it says so, or just hangs up.
+pub(crate) fn may_be_other_version(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::Tls(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol))
+            | Fault::Connect(ConnectFault::Io { .. })
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_connection_does_not_acknowledge_ends_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri: Uri = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        for seconds in [10, 3] {
+            let options = Options {
+                dead_after: Duration::from_secs(seconds),
+                ..Options::default()
+            };
+            let mut connector = Connector::new(&options, ALL_VERSIONS).unwrap();
+            let MaybeHttpsStream::Http(stream) = connector.call(uri.clone()).await.unwrap() else {
+                panic!("no TLS was asked for");
+            };
+            let limit = rustix::net::sockopt::tcp_user_timeout(stream.inner()).unwrap();
+            assert_eq!(u64::from(limit), seconds * 1000);
+        }
+    }
 
     #[test]
     fn a_name_may_not_lead_to_this_machine_or_to_a_metadata_service() {

@@ -133,7 +133,13 @@ impl Unpack<'_> {
 
 /// Moves the file into the queue; ends early, without a fault, where the thread has stopped.
 async fn feed(file: &mut Incoming<'_>, queue: Sender<Piece>) -> Result<(), Fault> {
-    while let Some(chunk) = file.next().await? {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = queue.closed() => return Ok(()),
+            next = file.next() => next?,
+        };
+        let Some(chunk) = next else { break };
         if queue.send(Piece::Data(chunk)).await.is_err() {
             return Ok(());
         }

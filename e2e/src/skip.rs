@@ -57,7 +57,8 @@ fn record(line: &str) {
         .create(true)
         .append(true)
         .open(&file)
-        .and_then(|mut open| writeln!(open, "{line}"));
+        // In one piece: tests of one program write at the same time.
+        .and_then(|mut open| open.write_all(format!("{line}\n").as_bytes()));
     if let Err(error) = written {
         eprintln!("{}: {error}", file.display());
     }
